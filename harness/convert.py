@@ -1,0 +1,35 @@
+"""Graphs as the editor saves them (nodes, links, widget values) -> graphs as the executor takes them.
+
+The host leaves this conversion to the browser. comfy-cli has it in Python; it lies in a folder of its own and runs in a
+process of its own, so neither it nor what it imports gets mixed with the host.
+"""
+import json
+import subprocess
+import sys
+
+from .environment import clean_environ, converter
+
+KNOWN_TO_EDITOR = {"Note", "MarkdownNote", "Reroute", "PrimitiveNode"}     # these live in the editor only
+PROGRAM = """
+import json, sys
+sys.path.insert(0, sys.argv[1])
+from comfy_cli.workflow_to_api import convert_ui_to_api
+task = json.load(sys.stdin)
+json.dump(convert_ui_to_api(task["workflow"], task["object_info"]), sys.stdout)
+"""
+
+
+def convert(workflow: dict, object_info: dict[str, dict]) -> dict[str, dict]:
+    """Return the API graph of a workflow. Raises ValueError if the converter refuses it or leaves a node out."""
+    task = json.dumps({"workflow": workflow, "object_info": object_info}, default=str)
+    command = [sys.executable, "-c", PROGRAM, str(converter() / "packages")]
+    done = subprocess.run(command, input=task, capture_output=True, encoding="utf-8", env=clean_environ())
+    if done.returncode:
+        raise ValueError(f"The workflow can't be converted: {done.stderr.strip().splitlines()[-1]}\n{done.stderr}")
+    unknown = {node["type"] for node in workflow["nodes"] if node.get("mode", 0) == 0} - KNOWN_TO_EDITOR
+    unknown -= set(object_info) | {graph["id"] for graph in workflow.get("definitions", {}).get("subgraphs", [])}
+    if unknown:
+        raise ValueError(f"The workflow has nodes that the host does not know: {', '.join(sorted(unknown))}")
+    if "skipping" in done.stderr:
+        raise ValueError(f"The converter left nodes out:\n{done.stderr}")
+    return json.loads(done.stdout)
