@@ -1,0 +1,43 @@
+"""Small denoisers with a known answer, for tests of the maths: no host, no weights, any dtype."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+
+def mixture(*, channels: int = 4, components: int = 3, spread: float = 0.35, flow: bool = False) -> Callable:
+    """The exact posterior mean E[x0 | x] of data whose pixels are drawn from a mixture of Gaussians. Nonlinear.
+
+    Each pixel, a vector of `channels`, is drawn from one of `components` Gaussians of deviation `spread` around random
+    means. cond, broadcastable to [B, C, H, W], moves all means: the "prompt". x = a x0 + s n, where a = 1, s = sigma
+    (variance exploding) or a = 1 - sigma, s = sigma (flow).
+    """
+    means = torch.randn(components, channels, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+    def denoise(x: Tensor, sigma: Tensor, cond: Tensor | float) -> Tensor:
+        signal = 1 - sigma if flow else torch.ones_like(sigma)
+        centres = means.to(x)[:, None, :, None, None] + cond  # [K, B, C, H, W]
+        offset = x - signal * centres
+        total = (signal * spread) ** 2 + sigma**2
+        weights = torch.softmax(-offset.square().sum(dim=2, keepdim=True) / (2 * total), dim=0)
+        return (weights * (centres + signal * spread**2 / total * offset)).sum(dim=0)
+
+    return denoise
+
+
+def pictures(batch: int = 2, height: int = 8, width: int = 6, *, seed: int = 1, dtype=torch.float64) -> Tensor:
+    """[batch, 4, height, width] latents of unit deviation, repeatable."""
+    return torch.randn(batch, 4, height, width, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def karras(steps: int, highest: float = 14.6, lowest: float = 0.03, dtype=torch.float64) -> Tensor:
+    """[steps+1] falling levels, `highest` ... `lowest`, 0 (Karras et al. 2022, eq. 5, rho = 7)."""
+    ramp = torch.linspace(0, 1, steps, dtype=dtype)
+    levels = (highest ** (1 / 7) + ramp * (lowest ** (1 / 7) - highest ** (1 / 7))) ** 7
+    return torch.cat([levels, levels.new_zeros(1)])
+
+
+def flow_grid(steps: int, dtype=torch.float64) -> Tensor:
+    """[steps+1] even levels 1 ... 0 of a flow model."""
+    return torch.linspace(1, 0, steps + 1, dtype=dtype)
