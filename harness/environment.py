@@ -34,7 +34,7 @@ MARKER = "complete.json"
 GIGABYTES = 9 if sys.platform.startswith("linux") else 4    # on Linux torch brings the CUDA libraries along
 # Modules whose presence says that this Python can already run the host and the tests.
 NEEDED = ("torch", "torchvision", "torchaudio", "torchsde", "aiohttp", "av", "comfy_aimdo", "comfy_kitchen", "einops",
-          "kornia", "numpy", "PIL", "psutil", "pytest", "safetensors", "scipy", "spandrel", "sqlalchemy",
+          "kornia", "numpy", "PIL", "psutil", "pytest", "ruff", "safetensors", "scipy", "spandrel", "sqlalchemy",
           "transformers", "yaml")
 
 
@@ -312,7 +312,7 @@ def explain_pip(log: Path) -> str:
         reason = "The package index can't be reached. Check the network (and proxy settings), then run this again."
     elif "No matching distribution found" in text:
         reason = (f"A pinned package is not to be had for this Python ({platform.python_version()} on "
-                  f"{platform.machine()}). Use Python 3.10 to 3.13 on a 64-bit system.")
+                  f"{platform.machine()}). Use Python 3.10 to 3.14 on a 64-bit system.")
     else:
         reason = "pip failed; running this again starts the failed part afresh."
     return f"{reason}\n  The log is {log}; its last lines:\n{last}"

