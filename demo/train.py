@@ -1,0 +1,54 @@
+"""`python run.py train`: remakes demo/weights from a seed. Each stage resumes where it stopped.
+
+The trained files go to the folder's `weights/`; `--install` puts them in place of the shipped ones.
+"""
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+from pathlib import Path
+
+STAGES = ("tokenizer", "vae", "diffusion", "classifier", "export")
+SCENES = 20_000
+
+
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="run.py train", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, default=Path("training-runs"), help="pictures, latents and checkpoints")
+    parser.add_argument("--workers", type=int, default=min(os.cpu_count() or 1, 8), help="processes, one core each")
+    parser.add_argument("--scenes", type=int, default=SCENES, help="training scenes")
+    parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES)
+    parser.add_argument("--steps", type=int, help="training steps of each stage, for a trial run")
+    parser.add_argument("--install", action="store_true", help="replace demo/weights by the result")
+    args = parser.parse_args(argv)
+    args.folder.mkdir(parents=True, exist_ok=True)
+    for stage in args.stages:
+        _run(stage, args)
+    return 0
+
+
+def _run(stage: str, args) -> None:
+    from . import classifier, model
+    from .training import classifier as read
+    from .training import diffusion, tokenizer, vae
+    from .training.export import export
+    out = {name: args.folder / f"{name}-final.pt" for name in ("vae", "diffusion", "classifier")}
+    steps = {"steps": args.steps} if args.steps else {}
+    if stage == "tokenizer":
+        tokenizer.write(model.TOKENIZER, tokenizer.vocabulary())
+    elif stage == "vae":
+        vae.train(args.folder, out["vae"], args.workers, args.scenes, **steps)
+    elif stage == "diffusion":
+        diffusion.train(args.folder, out["diffusion"], out["vae"], args.workers, args.scenes, **steps)
+    elif stage == "classifier":
+        read.train(args.folder, out["classifier"], args.workers, args.scenes, **steps)
+    else:
+        made = [args.folder / "weights" / p.name for p in (model.WEIGHTS, classifier.WEIGHTS)]
+        export(out["vae"], out["diffusion"], out["classifier"], *made)
+        for new, shipped in zip(made, (model.WEIGHTS, classifier.WEIGHTS), strict=True):
+            print(f"{new}: {new.stat().st_size / 1e6:.1f} MB")
+            if args.install:
+                shipped.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(new, shipped)
