@@ -1,0 +1,204 @@
+"""Tiny random models of the host's own classes, so that graphs run for real in seconds and without weight files.
+
+`loader(make)` registers a node that builds what `make()` returns, inside the executor as a stock loader would, so that
+its weights are inference tensors.
+"""
+
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+
+WIDTH = 64
+WORDS = "a an the of on photo picture cat dog red blue car tree sky in with sitting striped plain this is".split()
+UNET = {
+    "image_size": 32, "in_channels": 4, "out_channels": 4, "model_channels": 32, "num_res_blocks": [1, 1],
+    "channel_mult": [1, 2], "transformer_depth": [1, 1], "transformer_depth_output": [1, 1, 1, 1],
+    "transformer_depth_middle": 1, "context_dim": WIDTH, "use_spatial_transformer": True,
+    "use_linear_in_transformer": False, "adm_in_channels": None, "use_temporal_attention": False, "legacy": False,
+}
+
+
+def fill(module: torch.nn.Module, seed: int, scale: float = 0.08) -> torch.nn.Module:
+    """Seeded weights: the host's layers start as uninitialised memory."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, weight in sorted(module.named_parameters()):
+        value = torch.randn(weight.shape, generator=generator) * scale
+        gain = name.endswith("weight") and weight.ndim == 1
+        weight.data.copy_((value + 1.0 if gain else value).to(weight.dtype))
+    return module
+
+
+def patcher(model):
+    import comfy.model_management as management
+    from comfy.model_patcher import CoreModelPatcher
+
+    return CoreModelPatcher(model.eval(), management.get_torch_device(), management.unet_offload_device())
+
+
+def unet(seed: int = 0, dtype=torch.float32, v_prediction: bool = False):
+    """MODEL of SD1.x's kind, about a million parameters."""
+    import comfy.model_base as base
+    import comfy.supported_models
+
+    class Tiny(comfy.supported_models.SD15):
+        unet_config = {}
+        unet_extra_config = {"num_heads": 4, "num_head_channels": -1}
+
+    config = Tiny(dict(UNET))
+    config.set_inference_dtype(dtype, None)
+    kind = base.ModelType.V_PREDICTION if v_prediction else base.ModelType.EPS
+    model = base.BaseModel(config, model_type=kind, device=torch.device("cpu"))
+    fill(model.diffusion_model, seed)
+    return patcher(model)
+
+
+def sdxl(seed: int = 0):
+    """MODEL of SDXL's kind: a pooled prompt and sizes enter through `y`."""
+    import comfy.model_base as base
+    import comfy.supported_models
+
+    class Tiny(comfy.supported_models.SDXL):
+        unet_config = {}
+        unet_extra_config = {"num_heads": 4, "num_head_channels": -1}
+
+    config = Tiny({**UNET, "num_classes": "sequential", "adm_in_channels": WIDTH + 6 * 256})
+    config.set_inference_dtype(torch.float32, None)
+    model = base.SDXL(config, device=torch.device("cpu"))
+    fill(model.diffusion_model, seed)
+    return patcher(model)
+
+
+def flow(seed: int = 0):
+    """MODEL of SD3's kind: a flow-prediction transformer with joint attention and 16 latent channels."""
+    import comfy.model_base as base
+    import comfy.supported_models
+
+    class Tiny(comfy.supported_models.SD3):
+        unet_config = {}
+
+    config = Tiny({
+        "in_channels": 16, "patch_size": 2, "depth": 2, "input_size": None, "adm_in_channels": WIDTH,
+        "context_embedder_config": {"target": "torch.nn.Linear", "params": {"in_features": WIDTH, "out_features": 128}},
+        "pos_embed_max_size": 16, "num_patches": 256, "pos_embed_scaling_factor": None,
+    })
+    config.set_inference_dtype(torch.float32, None)
+    model = base.SD3(config, device=torch.device("cpu"))
+    fill(model.diffusion_model, seed)
+    return patcher(model)
+
+
+def tokenizer_folder() -> tuple[str, dict[str, int]]:
+    """A folder with a small byte-pair vocabulary in which each of WORDS is one token."""
+    import comfy.sd1_clip
+
+    folder = Path(tempfile.mkdtemp(prefix="tiny-tokenizer-"))
+    letters = [*map(chr, range(ord("a"), ord("z") + 1)), *"0123456789,.'-"]
+    pieces = letters + [letter + "</w>" for letter in letters]
+    merges = []
+    for word in WORDS:
+        parts = [*word[:-1], word[-1] + "</w>"]
+        while len(parts) > 1:
+            merges.append((parts[0], parts[1]))
+            parts = [parts[0] + parts[1], *parts[2:]]
+            pieces.append(parts[0])
+    pieces += ["<|startoftext|>", "<|endoftext|>"]
+    vocabulary = {piece: i for i, piece in enumerate(dict.fromkeys(pieces))}
+    (folder / "vocab.json").write_text(json.dumps(vocabulary))
+    merged = [" ".join(pair) for pair in dict.fromkeys(merges)]
+    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merged, ""]))
+    stock = Path(comfy.sd1_clip.__file__).parent / "sd1_tokenizer"
+    for name in ("special_tokens_map.json", "tokenizer_config.json"):
+        (folder / name).write_text((stock / name).read_text())
+    return str(folder), vocabulary
+
+
+def clip(seed: int = 1):
+    """CLIP with a two-layer text tower of width WIDTH and 77 tokens."""
+    import comfy.sd
+    import comfy.sd1_clip as sd1
+    import comfy.supported_models_base
+
+    folder, vocabulary = tokenizer_folder()
+    start, end = vocabulary["<|startoftext|>"], vocabulary["<|endoftext|>"]
+    config = {
+        "num_hidden_layers": 2, "hidden_size": WIDTH, "num_attention_heads": 4, "intermediate_size": 128,
+        "hidden_act": "quick_gelu", "max_position_embeddings": 77, "eos_token_id": end, "vocab_size": len(vocabulary),
+    }
+
+    class Tower(sd1.SDClipModel):
+        def __init__(self, device="cpu", dtype=None, model_options=None):
+            special = {"start": start, "end": end, "pad": end}
+            super().__init__(
+                device=device, dtype=dtype, model_options=model_options or {}, return_projected_pooled=False,
+                textmodel_json_config=dict(config), special_tokens=special,
+            )
+
+    class Encoder(sd1.SD1ClipModel):
+        def __init__(self, device="cpu", dtype=None, model_options=None):
+            super().__init__(device, dtype, model_options or {}, clip_name="l", clip_model=Tower)
+
+    class Words(sd1.SDTokenizer):
+        def __init__(self, embedding_directory=None, tokenizer_data=None):
+            super().__init__(
+                tokenizer_path=folder, embedding_directory=embedding_directory, embedding_size=WIDTH,
+                tokenizer_data=tokenizer_data or {},
+            )
+
+    class Tokenizer(sd1.SD1Tokenizer):
+        def __init__(self, embedding_directory=None, tokenizer_data=None):
+            super().__init__(embedding_directory, tokenizer_data or {}, clip_name="l", tokenizer=Words)
+
+    made = comfy.sd.CLIP(comfy.supported_models_base.ClipTarget(Tokenizer, Encoder))
+    fill(made.cond_stage_model, seed)
+    return made
+
+
+def vae(seed: int = 2):
+    """VAE of TAESD's kind with SD1.x's latent scale."""
+    import comfy.sd
+    from comfy.taesd.taesd import TAESD
+
+    weights = fill(TAESD(latent_channels=4), seed, 0.05).state_dict()
+    weights["vae_scale"], weights["vae_shift"] = torch.tensor(0.18215), torch.tensor(0.0)
+    return comfy.sd.VAE(sd=weights)
+
+
+def pictures(batch: int = 1, channels: int = 4, height: int = 8, width: int = 8, seed: int = 3, scale: float = 0.18215):
+    """A LATENT of smooth unit-variance pictures in model space, unscaled as on a wire."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.randn(batch, channels, 3, 3, generator=generator)
+    smooth = torch.nn.functional.interpolate(coarse, size=(height, width), mode="bicubic")
+    return {"samples": smooth / smooth.std() / scale}
+
+
+def give(make, *types: str) -> str:
+    """The id of a node that outputs what `make()` returns (a tuple for several types), built inside the executor."""
+    nodes = sys.modules["nodes"]
+    name = f"Tiny{len(nodes.NODE_CLASS_MAPPINGS)}"
+
+    def execute(self):
+        made = make()
+        return made if isinstance(made, tuple) else (made,)
+
+    nodes.NODE_CLASS_MAPPINGS[name] = type(name, (), {
+        "INPUT_TYPES": classmethod(lambda cls: {"required": {}}),
+        "RETURN_TYPES": types, "FUNCTION": "execute", "CATEGORY": "tests", "execute": execute,
+    })
+    return name
+
+
+class Graph(dict):
+    """An API-format graph that grows: graph.add(class, inputs) -> a function of the output slot that makes a link."""
+
+    def add(self, class_type: str, **inputs):
+        name = str(len(self) + 1)
+        self[name] = {"class_type": class_type, "inputs": {key.replace("__", "."): v for key, v in inputs.items()}}
+
+        def output(slot: int = 0) -> list:
+            return [name, slot]
+
+        output.id = name
+        return output

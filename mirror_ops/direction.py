@@ -1,0 +1,121 @@
+"""Edit directions: what to add to a prompt's embedding so that "cat" becomes "dog".
+
+pix2pix-zero (Parmar et al. 2023, section 3.1): encode many sentences about the source and about the target, average
+each set over its sentences, subtract. Token positions are kept; nothing is pooled or normalised.
+"""
+
+import json
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.nn.functional import cosine_similarity
+
+from .trajectory import read_safetensors
+
+FORMAT, VERSION = "mirror-direction", 1
+NOISE_AGREEMENT = 0.5
+
+
+@dataclass(frozen=True, eq=False)
+class EditDirection:
+    """delta [1, tokens, width] and, for models with a pooled prompt, pooled [1, pooled width]; float32 on the CPU."""
+
+    delta: Tensor
+    pooled: Tensor | None = None
+    meta: dict = field(default_factory=dict)  # "source", "target": the words; "sentences": how many on each side
+
+    def for_tokens(self, tokens: int, width: int) -> Tensor:
+        """[1, tokens, width] for a prompt of that shape: longer prompts are changed in their first chunk only.
+
+        Raises ValueError if the direction comes from another text encoder, or does not fit.
+        """
+        if self.delta.shape[2] != width:
+            raise ValueError(
+                f"The direction has {self.delta.shape[2]} numbers a token and the prompt {width}: they come from "
+                "different text encoders. Make the direction with this model's CLIP."
+            )
+        missing = tokens - self.delta.shape[1]
+        if missing < 0:
+            raise ValueError(f"The direction has {self.delta.shape[1]} tokens and the prompt only {tokens}.")
+        return torch.nn.functional.pad(self.delta, (0, 0, 0, missing))
+
+
+def mean_difference(source: list[Tensor], target: list[Tensor]) -> Tensor:
+    """[1, ...] mean of the target sentences minus mean of the source sentences, each a list of [1, ...] encodings.
+
+    Raises ValueError if the sentences do not all have one shape (some are longer than the encoder's window).
+    """
+    shapes = {tuple(e.shape) for e in [*source, *target]}
+    if len(shapes) > 1:
+        raise ValueError(
+            f"The sentences encode to different lengths ({sorted(s[1] for s in shapes)} tokens). Use shorter sentences."
+        )
+    return torch.stack(target).mean(dim=0) - torch.stack(source).mean(dim=0)
+
+
+def agreement(source: list[Tensor], target: list[Tensor]) -> float:
+    """Cosine between the directions of the even and the odd sentences: near 1 a direction, near 0 noise.
+
+    NaN where a side has only one sentence, because there are no halves to compare.
+    """
+    if min(len(source), len(target)) < 2:
+        return math.nan
+    even = mean_difference(source[::2], target[::2])
+    odd = mean_difference(source[1::2], target[1::2])
+    return cosine_similarity(even.flatten(), odd.flatten(), dim=0).item()
+
+
+def direction_report(direction: EditDirection, halves_agree: float) -> str:
+    """Plain words about a direction: its size at each token, and whether its two halves agree."""
+    norms = direction.delta[0].norm(dim=-1)
+    shown = " ".join(f"{n:.1f}" for n in norms[:16].tolist())
+    lines = [
+        f"{direction.meta.get('source', '?')} -> {direction.meta.get('target', '?')}",
+        f"sentences: {direction.meta.get('sentences', '?')}",
+        f"norm of the first {min(16, len(norms))} of {len(norms)} tokens: {shown}",
+    ]
+    if direction.pooled is not None:
+        lines.append(f"norm of the pooled part: {direction.pooled.norm():.2f}")
+    if math.isnan(halves_agree):
+        lines.append("One sentence a side: there are no halves to compare. Several sentences average out the wording.")
+        return "\n".join(lines)
+    lines.append(f"agreement of the two halves of the sentences: {halves_agree:.2f} (1 is perfect, 0 is noise)")
+    if halves_agree < NOISE_AGREEMENT:
+        lines.append("WARNING: the halves disagree, so this direction is mostly noise. Use more sentences.")
+    return "\n".join(lines)
+
+
+def save_direction(direction: EditDirection, path: str | Path) -> None:
+    """Writes one safetensors file; `load_direction` gives back an equal direction."""
+    tensors = {name: value.contiguous() for name, value in vars(direction).items() if isinstance(value, Tensor)}
+    save_file(tensors, str(path), {"format": FORMAT, "version": str(VERSION), "meta": json.dumps(direction.meta)})
+
+
+def load_direction(path: str | Path) -> EditDirection:
+    """Reads a file of `save_direction`. Raises ValueError if it is no direction, or one of a later version."""
+    header, tensors = read_safetensors(path, FORMAT, VERSION, "direction")
+    return EditDirection(**tensors, meta=json.loads(header["meta"]))
+
+
+def load_pt_pair(source_path: str | Path, target_path: str | Path) -> EditDirection:
+    """A direction from pix2pix-zero's pair of .pt files, each a mean encoding [1, tokens, width]; weights only.
+
+    Raises ValueError if a file holds anything else.
+    """
+    source, target = (_read_pt(path) for path in (source_path, target_path))
+    if source.shape != target.shape:
+        raise ValueError(f"The two files do not match: {list(source.shape)} and {list(target.shape)}.")
+    meta = {"source": Path(source_path).stem, "target": Path(target_path).stem, "sentences": "precomputed"}
+    return EditDirection(target - source, meta=meta)
+
+
+def _read_pt(path: str | Path) -> Tensor:
+    value = torch.load(path, map_location="cpu", weights_only=True)
+    if not isinstance(value, Tensor) or value.ndim not in (2, 3):
+        raise ValueError(f"{Path(path).name} does not hold one tensor [1, tokens, width].")
+    value = value.detach().float()
+    return value if value.ndim == 3 else value[None]

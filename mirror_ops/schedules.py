@@ -1,0 +1,74 @@
+"""Grids of noise levels, and the windows in which a per-step prompt is valid."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def scaled_linear_sigmas(steps: int = 1000, start: float = 0.00085, end: float = 0.012) -> Tensor:
+    """Stable Diffusion's table: [steps] noise levels, rising, float64.
+
+    betas = linspace(sqrt(start), sqrt(end))^2, alpha_bar = cumprod(1 - betas) (Rombach et al. 2022, "scaled linear").
+    """
+    betas = torch.linspace(start**0.5, end**0.5, steps, dtype=torch.float64) ** 2
+    return sigma_of(torch.cumprod(1 - betas, dim=0))
+
+
+def sigma_of(alpha_bar: Tensor) -> Tensor:
+    """sigma = sqrt((1 - alpha_bar) / alpha_bar)."""
+    return ((1 - alpha_bar) / alpha_bar).sqrt()
+
+
+def alpha_bar_of(sigma: Tensor) -> Tensor:
+    """alpha_bar = 1 / (1 + sigma^2), the inverse of `sigma_of`."""
+    return 1 / (1 + sigma**2)
+
+
+def paper_timesteps(steps: int, table_size: int = 1000) -> list[int]:
+    """Rising training timesteps 1, 1+r, ..., with r = table_size // steps: the papers' "leading" grid with offset 1."""
+    if not 1 <= steps < table_size:
+        raise ValueError(f"The papers' grid takes 1 to {table_size - 1} steps, not {steps}.")
+    stride = table_size // steps
+    return [k * stride + 1 for k in range(steps)]
+
+
+def paper_grid(table: Tensor, steps: int) -> Tensor:
+    """[steps+1] levels of the prompt-to-prompt family: timesteps ..., 21, 1 and then the table's first level.
+
+    `table` is the model's rising [N] table of levels. The last level is table[0] (sigma 0.029 for Stable Diffusion),
+    not 0: the official code of those papers decodes the latent of that level (Mokady et al. 2023).
+    """
+    timesteps = paper_timesteps(steps, len(table))
+    return torch.cat([table[timesteps].flip(0), table[:1]])
+
+
+def target_labels(sigmas: Tensor) -> Tensor:
+    """[T] levels whose label the network is given at each inversion move: the noisier end (prompt-to-prompt family)."""
+    return sigmas[:-1]
+
+
+def current_labels(sigmas: Tensor, floor: Tensor | float) -> Tensor:
+    """[T] labels at the cleaner end (pix2pix-zero, MirrorDiffusion), but at least `floor`, the model's first level."""
+    return sigmas[1:].clamp(min=float(floor))
+
+
+def check_grid(sigmas: Tensor) -> None:
+    """Raises ValueError unless `sigmas` is [T+1], T >= 1, finite, falling and >= 0."""
+    if sigmas.ndim != 1 or len(sigmas) < 2:
+        raise ValueError(f"A schedule needs two or more noise levels in a row, not the shape {list(sigmas.shape)}.")
+    falling = bool((sigmas[1:] < sigmas[:-1]).all())
+    if not (falling and torch.isfinite(sigmas).all() and sigmas[-1] >= 0):
+        raise ValueError(
+            "The noise levels must fall strictly from the noisiest to 0 or more. "
+            "Give the sigmas in sampling order (not flipped), with no level twice."
+        )
+
+
+def windows(positions: Sequence[float]) -> list[tuple[float, float]]:
+    """T adjoining (start, end) fractions of the walk, one around each of T rising positions in [0, 1].
+
+    The borders lie midway between neighbours, so that each step falls inside exactly one window.
+    """
+    borders = [0.0, *((a + b) / 2 for a, b in zip(positions, positions[1:], strict=False)), 1.0]
+    return list(zip(borders, borders[1:], strict=False))

@@ -1,0 +1,34 @@
+"""The nodes: schema, a few lines of wiring, return. One file for each family; a new node is listed in NODES."""
+
+from comfy_api.latest import ComfyExtension, io
+
+from .direction import CLIPDomainDirection, MirrorApplyDirection
+from .files import MirrorLoadDirection, MirrorLoadTrajectory, MirrorSaveDirection, MirrorSaveTrajectory
+from .invert import RedescribedDDIMInvert
+from .report import MirrorReport
+from .rewriter import PromptRewriteOptimizer
+from .sample import MirrorSample
+
+NODES: list[type[io.ComfyNode]] = [
+    RedescribedDDIMInvert,
+    PromptRewriteOptimizer,
+    CLIPDomainDirection,
+    MirrorApplyDirection,
+    MirrorSample,
+    MirrorReport,
+    MirrorSaveDirection,
+    MirrorLoadDirection,
+    MirrorSaveTrajectory,
+    MirrorLoadTrajectory,
+]
+
+
+class MirrorExtension(ComfyExtension):
+    """What ComfyUI asks for the pack's nodes."""
+
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return NODES
+
+
+async def comfy_entrypoint() -> MirrorExtension:
+    return MirrorExtension()

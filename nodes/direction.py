@@ -1,0 +1,138 @@
+"""Edit directions from words, and their use on any CONDITIONING."""
+
+import comfy.model_management
+import comfy.utils
+from comfy_api.latest import io, ui
+from torch import Tensor
+
+from ..mirror_ops.direction import EditDirection, agreement, direction_report, mean_difference
+from ..mirror_ops.sentences import QUALITIES, THINGS, fill
+from ..mirror_ops.trajectory import cpu
+from .host.conditioning import Conditioning
+from .types import CATEGORY, DirectionType
+
+AS_GIVEN = "as given"
+BANKS = {"template bank: things": THINGS, "template bank: qualities": QUALITIES}
+RAMP_WINDOWS = 20
+
+
+class CLIPDomainDirection(io.ComfyNode):
+    """The mean difference of many sentences about the target and about the source."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="CLIPDomainDirection",
+            display_name="CLIP Domain Direction",
+            category=CATEGORY,
+            description=(
+                "What to add to a prompt so that it says the target instead of the source: the mean encoding of many "
+                "sentences about the target minus that of the same sentences about the source."
+            ),
+            search_aliases=["edit direction", "pix2pix-zero direction", "sentence difference", "mirrordiffusion"],
+            inputs=[
+                io.Clip.Input("clip"),
+                io.String.Input("source", default="cat", multiline=True, tooltip="What is there, one a line."),
+                io.String.Input("target", default="dog", multiline=True, tooltip="What should be there instead."),
+                io.Combo.Input(
+                    "sentences", options=[*BANKS, AS_GIVEN], tooltip=(
+                        "things: over 60 sentence frames for nouns. qualities: the same for words such as `striped`. "
+                        "as given: your own sentences, one a line, best in the style of your captions."
+                    ),
+                ),
+            ],
+            outputs=[
+                DirectionType.Output(display_name="direction"),
+                io.String.Output(display_name="report", tooltip="Its size, and whether it is more than noise."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, clip, source, target, sentences) -> io.NodeOutput:
+        sides = [_sentences(text, sentences, name) for text, name in ((source, "source"), (target, "target"))]
+        if set(sides[0]) == set(sides[1]):
+            raise ValueError("Source and target say the same; there is no direction between them.")
+        bar = comfy.utils.ProgressBar(sum(map(len, sides)))
+        encoded = [[_encode(clip, sentence, bar) for sentence in side] for side in sides]
+        texts, pooled = ([[pair[k] for pair in side] for side in encoded] for k in (0, 1))
+        direction = EditDirection(
+            delta=cpu(mean_difference(*texts)),
+            pooled=None if pooled[0][0] is None else cpu(mean_difference(*pooled)),
+            meta={"source": ", ".join(source.split("\n")), "target": ", ".join(target.split("\n")),
+                  "sentences": f"{len(sides[0])} and {len(sides[1])} ({sentences})"},
+        )
+        report = direction_report(direction, agreement(*texts))
+        return io.NodeOutput(direction, report, ui=ui.PreviewText(report))
+
+
+def _sentences(text: str, sentences: str, name: str) -> list[str]:
+    """The sentences of one side: the bank's frames filled with the words, or the lines themselves."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if not lines:
+        raise ValueError(f"`{name}` is empty. Say in a word, or in sentences, what the direction leads {_way(name)}.")
+    return lines if sentences == AS_GIVEN else fill(BANKS[sentences], lines)
+
+
+def _way(name: str) -> str:
+    return "away from" if name == "source" else "to"
+
+
+def _encode(clip, sentence: str, bar) -> tuple[Tensor, Tensor | None]:
+    """([1, tokens, width], [1, pooled width] or None)."""
+    comfy.model_management.throw_exception_if_processing_interrupted()
+    text, pooled = clip.encode_from_tokens(clip.tokenize(sentence), return_pooled=True)
+    bar.update(1)
+    return text, pooled
+
+
+class MirrorApplyDirection(io.ComfyNode):
+    """conditioning + strength x direction, for stock samplers."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="MirrorApplyDirection",
+            display_name="Mirror Apply Direction",
+            category=CATEGORY,
+            description=(
+                "Adds strength x direction to a prompt. Put a rewritten prompt through it as the positive of a stock "
+                "sampler, and the rewritten prompt itself as the negative, to edit without MirrorSample."
+            ),
+            search_aliases=["edit direction", "add direction", "conditioning arithmetic"],
+            inputs=[
+                io.Conditioning.Input("conditioning"),
+                DirectionType.Input("direction"),
+                io.Float.Input("strength", default=1.0, min=-10.0, max=10.0, step=0.05, tooltip="At the noisy end."),
+                io.Float.Input(
+                    "ramp", default=0.0, min=-10.0, max=10.0, step=0.05, advanced=True,
+                    tooltip="How much the strength has grown at the clean end. 0: the same all the way.",
+                ),
+            ],
+            outputs=[io.Conditioning.Output()],
+        )
+
+    @classmethod
+    def execute(cls, conditioning, direction: EditDirection, strength, ramp) -> io.NodeOutput:
+        if ramp:
+            conditioning = [part for entry in conditioning for part in _windowed(entry)]
+        return io.NodeOutput([_moved(entry, direction, strength, ramp) for entry in conditioning])
+
+
+def _moved(entry: list, direction: EditDirection, strength: float, ramp: float) -> list:
+    text, options = entry
+    halfway = (options.get("start_percent", 0.0) + options.get("end_percent", 1.0)) / 2
+    amount = strength + ramp * halfway
+    if direction.pooled is not None and options.get("pooled_output") is not None:
+        options = {**options, "pooled_output": options["pooled_output"] + amount * direction.pooled.to(text)}
+    return [text + amount * direction.for_tokens(*text.shape[1:]).to(text), options]
+
+
+def _windowed(entry: list) -> Conditioning:
+    """An entry that holds all the way, as adjoining windows; an entry with a window of its own stays as it is."""
+    text, options = entry
+    if "start_percent" in options or "end_percent" in options:
+        return [entry]
+    borders = [i / RAMP_WINDOWS for i in range(RAMP_WINDOWS + 1)]
+    return [
+        [text, {**options, "start_percent": a, "end_percent": b}] for a, b in zip(borders, borders[1:], strict=False)
+    ]

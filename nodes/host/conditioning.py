@@ -1,0 +1,123 @@
+"""CONDITIONING as tensors and back.
+
+A CONDITIONING is a list of entries [text, options]: several of them for areas, masks and ControlNets. Rewriting sees
+one embedding [B or 1, tokens, width], the texts of all entries side by side along the tokens; whatever else an entry
+holds (area, mask, pooled output, ControlNet, hooks, sizes) stays where it is.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ...mirror_ops.schedules import windows
+
+Conditioning = list
+
+
+def text_of(conditioning: Conditioning, name: str = "positive") -> Tensor:
+    """[B or 1, tokens, width] the texts of all entries, joined along the tokens.
+
+    Raises ValueError if there is no entry, an entry has no text, or texts of different widths or batches.
+    """
+    texts = [entry[0] for entry in conditioning]
+    if not texts or any(text is None or text.ndim != 3 for text in texts):
+        raise ValueError(f"The {name} prompt has no text embedding to rewrite. Connect a CLIPTextEncode.")
+    return join(texts)
+
+
+def join(texts: Sequence[Tensor]) -> Tensor:
+    """[B or 1, sum of tokens, width] from several [B or 1, tokens, width]."""
+    batch = max(len(text) for text in texts)
+    if len({text.shape[2] for text in texts}) > 1 or any(len(text) not in (1, batch) for text in texts):
+        raise ValueError(f"The prompt's entries do not fit together: {[list(text.shape) for text in texts]}.")
+    return torch.cat([text.expand(batch, -1, -1) for text in texts], dim=1)
+
+
+def split(embedding: Tensor, tokens: Sequence[int]) -> tuple[Tensor, ...]:
+    """The inverse of `join` for entries of these lengths; ValueError if the lengths do not add up."""
+    if embedding.shape[1] != sum(tokens):
+        raise ValueError(
+            f"The prompt has {sum(tokens)} tokens in {len(tokens)} part(s), but {embedding.shape[1]} were expected: "
+            "use a prompt of the same length and the same parts as the one that the mirror was made with."
+        )
+    return embedding.split(list(tokens), dim=1)
+
+
+def token_counts(conditioning: Conditioning) -> list[int]:
+    """[entries] number of tokens of each entry."""
+    return [entry[0].shape[1] for entry in conditioning]
+
+
+def with_text(conditioning: Conditioning, embedding: Tensor) -> Conditioning:
+    """The same entries with other texts, `embedding` [B or 1, tokens, width]."""
+    texts = split(embedding, token_counts(conditioning))
+    return [[text, options] for text, (_, options) in zip(texts, conditioning, strict=True)]
+
+
+def pooled_of(conditioning: Conditioning) -> Tensor | None:
+    """[entries, B or 1, pooled width], or None if some entry has no pooled output."""
+    pooled = [options.get("pooled_output") for _, options in conditioning]
+    if any(p is None for p in pooled):
+        return None
+    batch = max(len(p) for p in pooled)
+    return torch.stack([p.expand(batch, -1) for p in pooled])
+
+
+def with_pooled(conditioning: Conditioning, pooled: Tensor | None) -> Conditioning:
+    """The same entries with other pooled outputs, [entries, B or 1, pooled width]; unchanged for None."""
+    if pooled is None:
+        return conditioning
+    return [[text, {**options, "pooled_output": p}] for (text, options), p in zip(conditioning, pooled, strict=True)]
+
+
+def check_batch(embedding: Tensor, batch: int) -> None:
+    """Raises ValueError unless a prompt is one for all pictures, or one for each."""
+    if len(embedding) not in (1, batch):
+        raise ValueError(f"There are {len(embedding)} prompts for {batch} pictures; give one prompt, or one each.")
+
+
+def scheduled(conditioning: Conditioning, embeddings: Tensor, sigmas: Tensor, sampling) -> Conditioning:
+    """CONDITIONING that holds each step's own text: `embeddings` [T, B or 1, tokens, width] on the grid sigmas [T+1].
+
+    Each step has a window of its own, with borders midway to its neighbours, so a sampler that evaluates once a step,
+    at these very sigmas, sees exactly one text (euler, ddim, dpmpp_2m; not heun or the sde samplers). Entries with
+    windows of their own appear in the steps at which they are active.
+    Raises ValueError if the model cannot tell two steps apart, or if no entry is active at some step.
+    """
+    steps = windows([_percent_of(sigma, sampling) for sigma in sigmas[:-1].tolist()])
+    result = []
+    for i, (start, end) in enumerate(steps):
+        sigma = float(sigmas[i])
+        if not _is_active(sigma, start, end, sampling) or _overlaps(i, steps, sigma, sampling):
+            raise ValueError(
+                f"Steps {i} and {i + 1} lie too close for prompt windows. Use fewer steps or another scheduler."
+            )
+        active = [
+            [text, {**options, "start_percent": start, "end_percent": end}]
+            for text, options in with_text(conditioning, embeddings[i])
+            if _is_active(sigma, options.get("start_percent", 0.0), options.get("end_percent", 1.0), sampling)
+        ]
+        if not active:
+            raise ValueError(f"No part of the prompt is active at step {i} of {len(steps)}: close that gap.")
+        result += active
+    return result
+
+
+def _is_active(sigma: float, start: float, end: float, sampling) -> bool:
+    """The host's own rule: both ends included."""
+    return sampling.percent_to_sigma(end) <= sigma <= sampling.percent_to_sigma(start) or (start <= 0 and end >= 1)
+
+
+def _overlaps(i: int, steps: list[tuple[float, float]], sigma: float, sampling) -> bool:
+    neighbours = [steps[j] for j in (i - 1, i + 1) if 0 <= j < len(steps)]
+    return any(_is_active(sigma, start, end, sampling) for start, end in neighbours)
+
+
+def _percent_of(sigma: float, sampling) -> float:
+    """The fraction p at which the model's percent_to_sigma, which falls with p, passes sigma (by bisection)."""
+    low, high = 0.0, 1.0
+    for _ in range(40):
+        middle = (low + high) / 2
+        low, high = (middle, high) if sampling.percent_to_sigma(middle) > sigma else (low, middle)
+    return (low + high) / 2

@@ -1,0 +1,227 @@
+"""Running an algorithm inside the host's own sampling.
+
+`run` calls the host's guider with a sampler whose whole body is the algorithm, so that loading, LoRA and other hooks,
+ControlNets, model patches, wrappers, memory and clean-up are the host's, exactly as in a stock sampler. The algorithm
+gets a `Walk`: the loaded model as a denoiser, with and without gradients.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple, TypeVar
+
+import comfy.samplers
+import torch
+from comfy.model_patcher import ModelPatcher
+from comfy.patcher_extension import WrappersMP
+from torch import Tensor
+
+from . import gradients
+from .conditioning import Conditioning, join, split, text_of
+from .progress import Progress
+
+Result = TypeVar("Result")
+
+
+@dataclass
+class Count:
+    """Rows that went through the network, forward and backward."""
+
+    forwards: int = 0
+    backwards: int = 0
+
+    def attach(self, patcher: ModelPatcher) -> None:
+        """Counts every application of a cloned patcher's model."""
+
+        def apply(executor, x, *args, **kwargs):
+            self.forwards += len(x)
+            out = executor(x, *args, **kwargs)
+            if out.requires_grad:
+                out.register_hook(lambda _: self._add_backward(len(x)))
+            return out
+
+        patcher.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "mirror_count", apply)
+
+    def _add_backward(self, rows: int) -> None:
+        self.backwards += rows
+
+
+class Prompt:
+    """A prompt that the host has processed, whose text can be exchanged."""
+
+    def __init__(self, name: str, entries: list[dict]):
+        self.entries = entries
+        texts = {}  # the host may add entries for areas; those share the text object of the entry they stand for
+        for entry in entries:
+            text = entry["model_conds"].get("c_crossattn")
+            if text is None or not isinstance(text.cond, Tensor) or text.cond.ndim != 3:
+                raise ValueError(f"This model family does not read its {name} prompt as one text embedding.")
+            texts[id(text)] = text
+        self.texts = texts
+        self.tokens = [text.cond.shape[1] for text in texts.values()]
+
+    @property
+    def embedding(self) -> Tensor:
+        """[B or 1, tokens, width] as the host prepared it, on the model's device."""
+        return join([text.cond for text in self.texts.values()])
+
+    def saying(self, embedding: Tensor) -> list[dict]:
+        """The host's entries with the texts of `embedding` [B or 1, tokens, width]."""
+        parts = split(embedding, self.tokens)
+        texts = {key: type(text)(part) for (key, text), part in zip(self.texts.items(), parts, strict=True)}
+        return [_reading(entry, texts[id(entry["model_conds"]["c_crossattn"])]) for entry in self.entries]
+
+
+class Held(NamedTuple):
+    """The prediction of the prompt that stays the same."""
+
+    x: Tensor | None
+    prompt: list | None
+    sigma: float | None
+    denoised: Tensor | None
+
+
+class Walk:
+    """The model during one `run`."""
+
+    def __init__(self, guider: comfy.samplers.CFGGuider, sigmas: Tensor, model_options: dict, progress: Progress):
+        self.guider, self.sigmas, self.model_options, self.progress = guider, sigmas, model_options, progress
+        self.checkpoint = False  # whether passes with gradients recompute their activations
+        self.device = guider.model_patcher.load_device
+        self.half = guider.inner_model.get_dtype_inference() == torch.float16
+        self.prompts = {name: Prompt(name, entries) for name, entries in guider.conds.items()}
+        self.denoised = None  # the last prediction [B, C, H, W], for previews
+        self._held = Held(None, None, None, None)
+
+    def latent_in(self, latent: Tensor) -> Tensor:
+        """A LATENT's samples in model space, float32, on the model's device."""
+        return self.guider.inner_model.process_latent_in(latent.to(self.device, torch.float32, copy=True))
+
+    @property
+    def least_sigma(self) -> float:
+        """The first level of the model's table."""
+        return float(self.guider.inner_model.model_sampling.sigma_min)
+
+    def check_prompts(self, prompts: dict[str, Conditioning]) -> None:
+        """Raises ValueError if the model changes a text before reading it: then a rewritten one could not be used."""
+        for name, conditioning in prompts.items():
+            read = self.prompts[name].embedding
+            given = text_of(conditioning, name).to(read)
+            if read.shape != given.shape or not torch.equal(read, given):
+                family = type(self.guider.inner_model).__name__
+                raise ValueError(f"{family} transforms its prompts before it reads them; they cannot be rewritten.")
+
+    def denoise(
+        self, x: Tensor, sigma: Tensor, positive: list, negative: list | None = None, cfg: float = 1.0, hold=None
+    ) -> Tensor:
+        """The guided prediction D [B, C, H, W] at (x, sigma): one call of the guider, as a stock sampler makes it.
+
+        Differentiable in x and in the texts if gradients are enabled. `hold` is `positive` or `negative`: the one that
+        stays the same while x does. It is then evaluated once, without gradient, and not again for this x.
+        """
+        self.progress.evaluated()
+        with_gradient = torch.is_grad_enabled()
+        options = gradients.differentiable(self.model_options) if with_gradient else self.model_options
+        if hold is not None and cfg != 1 and "sampler_calc_cond_batch_function" not in options:
+            options = {**options, "sampler_calc_cond_batch_function": lambda args: self._predict(args, hold)}
+        scale = gradients.BackwardScale()
+        if with_gradient and self.half:
+            positive, negative = _in_range(positive, scale), _in_range(negative, scale)
+        self.guider.conds = {**self.guider.conds, "positive": positive, "negative": negative}
+        self.guider.cfg = cfg
+        network = self.guider.inner_model.diffusion_model
+        with gradients.checkpointing(network, with_gradient and self.checkpoint):
+            denoised = self.guider(x, sigma.to(x.dtype).expand(len(x)), model_options=options, seed=0)
+        self.denoised = denoised.detach()
+        return scale.enter(denoised) if with_gradient and self.half else denoised
+
+    def _predict(self, args: dict, hold: list) -> list[Tensor]:
+        """The predictions of both prompts, one at a time; the held one, from memory if it is there, comes first.
+
+        That order matters to prompts with LoRA hooks: the weights that the backward pass needs are the last used.
+        """
+        x, sigma = args["input"], args["sigma"]
+
+        def predict(conds: list | None) -> Tensor:
+            model, options = args["model"], args["model_options"]
+            return comfy.samplers.calc_cond_batch(model, [conds], x, sigma, options)[0]
+
+        held = self._held
+        if held.x is not x or held.prompt is not hold or held.sigma != float(sigma[0]):
+            with torch.no_grad():
+                held = self._held = Held(x, hold, float(sigma[0]), predict(hold))
+        return [held.denoised if conds is hold else predict(conds) for conds in args["conds"]]
+
+
+def run(
+    model: ModelPatcher,
+    latent: Tensor,
+    sigmas: Tensor,
+    prompts: dict[str, Conditioning],
+    algorithm: Callable[[Walk], Result],
+    *,
+    evaluations: int,
+    with_gradients: bool = False,
+    checkpoint: bool = True,
+) -> tuple[Result, Count]:
+    """(what `algorithm(walk)` returns, network rows it took). `model` is cloned, never changed.
+
+    latent [B, C, H, W] gives the shape and, to inpainting models, the picture; sigmas [T+1] are what patches see as
+    the schedule; `prompts` maps names ("positive", "negative", any other) to CONDITIONING; `evaluations` bounds the
+    progress. Raises ValueError, before any work, for a model that does not read its prompts as plain embeddings.
+    """
+    patcher, count = model.clone(), Count()
+    count.attach(patcher)
+    if with_gradients:
+        gradients.reserve_room(patcher, gradients.ROOM_CHECKPOINTED if checkpoint else gradients.ROOM_PLAIN)
+        if patcher.load_device.type != "cpu":
+            gradients.clone_weights_per_call(patcher)
+    guider = comfy.samplers.CFGGuider(patcher)
+    guider.inner_set_conds(prompts)
+    result = []
+
+    def body(denoiser, x, sigmas, extra_args, callback, disable):
+        conds = guider.conds
+        try:
+            if with_gradients:
+                _make_differentiable(guider)
+            walk = Walk(guider, sigmas, extra_args["model_options"], Progress(patcher, evaluations))
+            walk.checkpoint = checkpoint
+            walk.check_prompts(prompts)
+            result.append(algorithm(walk))
+        finally:
+            guider.conds = conds
+        return x
+
+    # Leaving inference mode also enables gradients; only those who ask for them shall have them.
+    with torch.inference_mode(False), torch.no_grad():
+        latent = latent.clone()
+        sampler = comfy.samplers.KSAMPLER(body)
+        guider.sample(torch.zeros_like(latent), latent, sampler, sigmas.clone(), disable_pbar=True, seed=0)
+    return result[0], count
+
+
+def _make_differentiable(guider: comfy.samplers.CFGGuider) -> None:
+    gradients.launder(guider.inner_model)
+    for extra in guider.loaded_models:  # ControlNets read the text too
+        gradients.launder(extra.model)
+    for entry in (entry for entries in guider.conds.values() for entry in entries):
+        for value in entry["model_conds"].values():
+            if isinstance(value.cond, Tensor) and value.cond.is_inference():
+                value.cond = value.cond.clone()
+
+
+def _in_range(prompt: list[dict] | None, scale: gradients.BackwardScale) -> list[dict] | None:
+    """The prompt with its backward scaled; a prompt that takes no gradient is left as it is."""
+    if prompt is None or not any(entry["model_conds"]["c_crossattn"].cond.requires_grad for entry in prompt):
+        return prompt
+    texts = {}
+    for entry in prompt:
+        text = entry["model_conds"]["c_crossattn"]
+        if id(text) not in texts:
+            texts[id(text)] = type(text)(scale.leave(text.cond))
+    return [_reading(entry, texts[id(entry["model_conds"]["c_crossattn"])]) for entry in prompt]
+
+
+def _reading(entry: dict, text) -> dict:
+    """A processed entry with another text object."""
+    return {**entry, "model_conds": {**entry["model_conds"], "c_crossattn": text}}

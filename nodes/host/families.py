@@ -1,0 +1,88 @@
+"""Which models can work, what they are, and their noise levels."""
+
+import comfy.latent_formats
+import comfy.model_sampling
+import comfy.samplers
+import torch
+from comfy.model_base import ModelType
+from comfy.model_patcher import ModelPatcher
+from torch import Tensor
+
+from ...mirror_ops.ddim import InputScale
+from ...mirror_ops.schedules import check_grid, paper_grid
+
+PAPERS = "papers (50: 981, ..., 21, 1)"
+SCHEDULERS = [*comfy.samplers.SCHEDULER_NAMES, PAPERS]
+UNSUPPORTED = (ModelType.IMG_TO_IMG, ModelType.IMG_TO_IMG_FLOW, ModelType.V_PREDICTION_DDPM)
+
+
+def describe(model: ModelPatcher) -> dict:
+    """What a trajectory depends on: architecture, kind of prediction, and latent space, as plain JSON."""
+    latent_format = model.get_model_object("latent_format")
+    return {
+        "architecture": type(model.model).__name__,
+        "prediction": model.model.model_type.name,
+        "latent_format": type(latent_format).__name__,
+        "latent_channels": latent_format.latent_channels,
+    }
+
+
+def check_supported(model: ModelPatcher, latent: Tensor) -> None:
+    """Raises ValueError, naming the model, for families that cannot be inverted here and latents that do not fit."""
+    name, latent_format = type(model.model).__name__, model.get_model_object("latent_format")
+    if model.model.model_type in UNSUPPORTED:
+        raise ValueError(f"{name} turns one picture into another ({model.model.model_type.name}): no noise to invert.")
+    if latent.is_nested or latent.ndim != 4 or latent_format.latent_dimensions != 2:
+        raise ValueError(
+            f"Only still pictures can be inverted; {name} with a latent of {latent.ndim} dimensions is something else."
+        )
+    if latent.shape[1] != latent_format.latent_channels:
+        raise ValueError(
+            f"The latent has {latent.shape[1]} channels and {name} needs {latent_format.latent_channels}. "
+            "Encode the picture with this model's own VAE."
+        )
+
+
+def noise_levels(model: ModelPatcher, scheduler: str, steps: int, denoise: float = 1.0) -> Tensor:
+    """[T+1] levels in sampling order, as the stock samplers use them (T is `steps`, or near it for some schedulers).
+
+    With denoise < 1 the walk begins part of the way: the last `steps` of int(steps / denoise).
+    """
+    sampling = model.get_model_object("model_sampling")
+    total = steps if denoise > 0.9999 else int(steps / denoise)
+    if scheduler == PAPERS:
+        sigmas = paper_grid(sampling.sigmas.float().cpu(), total)
+    else:
+        sigmas = comfy.samplers.calculate_sigmas(sampling, scheduler, total).float().cpu()
+    return sigmas[-(steps + 1) :] if total > steps else sigmas
+
+
+def check_levels(model: ModelPatcher, sigmas: Tensor) -> None:
+    """Raises ValueError unless `sigmas` is a falling grid that this model can be told."""
+    check_grid(sigmas)
+    if is_flow(model) and sigmas[0] > 1:
+        raise ValueError(f"A flow model's noise levels end at 1; this schedule begins at {sigmas[0]:.3g}.")
+
+
+def is_flow(model: ModelPatcher) -> bool:
+    """Whether latents are (1 - sigma) * x0 + sigma * noise instead of x0 + sigma * noise."""
+    return isinstance(model.get_model_object("model_sampling"), comfy.model_sampling.CONST)
+
+
+def input_scale(model: ModelPatcher) -> InputScale:
+    """c_in(sigma), from model space to the network's input, read off the model's own sampling object."""
+    sampling = model.get_model_object("model_sampling")
+
+    def scale(sigma: Tensor) -> Tensor:
+        one = torch.ones(1, 1, 1, 1, device=sigma.device, dtype=sigma.dtype)
+        return sampling.calculate_input(sigma.reshape(1), one).reshape(())
+
+    return scale
+
+
+def to_picture_space(latents: Tensor, latent_format: str) -> Tensor:
+    """Model-space latents as the LATENT that a VAE decodes. Raises ValueError for a latent format the host lacks."""
+    kind = getattr(comfy.latent_formats, latent_format, None)
+    if kind is None:
+        raise ValueError(f"This ComfyUI does not know the latent format {latent_format} of the mirror.")
+    return kind().process_out(latents)

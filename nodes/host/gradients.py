@@ -1,0 +1,144 @@
+"""Differentiating through a model that the host loaded for inference.
+
+The executor runs nodes in inference mode, so the weights are inference tensors, which autograd refuses to save; and on
+a GPU the host may stream weights through buffers that later layers overwrite, which autograd would not notice. Hence:
+weights that stay resident are re-wrapped as normal tensors over the same memory (`launder`), and on a GPU every layer
+also gets a private clone of its weight for each call (`clone_weights_per_call`), which checkpointing keeps short-lived.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+
+import comfy.ldm.modules.attention
+import comfy.ldm.modules.diffusionmodules.openaimodel as unet
+import torch
+from comfy.model_patcher import ModelPatcher
+from comfy.patcher_extension import WrappersMP
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+# Memory of a pass with gradients, in passes without: activations of the whole network, or of its block borders.
+ROOM_PLAIN, ROOM_CHECKPOINTED = 10, 3
+
+
+def normal_tensor(x: Tensor) -> Tensor:
+    """A normal tensor over the memory of an inference tensor. Must run outside inference mode."""
+    return torch.empty(0, dtype=x.dtype, device=x.device).set_(
+        x.untyped_storage(), x.storage_offset(), x.size(), x.stride()
+    )
+
+
+def launder(module: nn.Module) -> None:
+    """Makes the resident parameters and buffers of a module usable by autograd, in place and at no cost.
+
+    Other users of the module see the same values. Modules whose weights live in the host's paged memory (`_v`) are
+    left alone: `clone_weights_per_call` serves those.
+    """
+    for part in module.modules():
+        if hasattr(part, "_v"):
+            continue
+        for name, value in part._parameters.items():
+            if value is not None and value.is_inference():
+                part._parameters[name] = nn.Parameter(normal_tensor(value), requires_grad=False)
+        for name, value in part._buffers.items():
+            if value is not None and value.is_inference():
+                part._buffers[name] = normal_tensor(value)
+
+
+def clone_weights_per_call(patcher: ModelPatcher) -> None:
+    """Gives each layer of a cloned patcher its own copy of its weights at every call."""
+    for name, module in patcher.model.diffusion_model.named_modules():
+        if not hasattr(module, "comfy_cast_weights"):
+            continue
+        for kind in ("weight", "bias"):
+            if getattr(module, kind, None) is not None:
+                patcher.add_weight_wrapper(f"diffusion_model.{name}.{kind}", lambda w: w.detach().clone())
+
+
+def reserve_room(patcher: ModelPatcher, times: int) -> None:
+    """Lets the host free memory for `times` the batch before it loads a cloned patcher's model."""
+
+    def prepare(executor, model, noise_shape, *args, **kwargs):
+        return executor(model, [noise_shape[0] * times, *noise_shape[1:]], *args, **kwargs)
+
+    patcher.add_wrapper_with_key(WrappersMP.PREPARE_SAMPLING, "mirror_gradients", prepare)
+
+
+def differentiable(model_options: dict) -> dict:
+    """Model options whose attention has a backward: torch's own, since some of the host's kernels have none."""
+    earlier = model_options.get("transformer_options", {}).get("optimized_attention_override")
+    pytorch = comfy.ldm.modules.attention.attention_pytorch
+
+    def override(func, *args, **kwargs):
+        return pytorch(*args, **kwargs) if earlier is None else earlier(pytorch, *args, **kwargs)
+
+    transformer_options = {**model_options.get("transformer_options", {}), "optimized_attention_override": override}
+    return {**model_options, "transformer_options": transformer_options}
+
+
+@contextmanager
+def checkpointed(network: nn.Module) -> Iterator[None]:
+    """While open, the network's blocks keep only their inputs and run again in the backward pass.
+
+    Only the forward pass must happen inside; nothing stays patched afterwards, also when it is interrupted.
+    """
+    blocks = [block for block in network.modules() if isinstance(block, unet.ResBlock)] + _listed_blocks(network)
+    try:
+        for block in blocks:
+            block.forward = _checkpointed_forward(block.forward)
+        yield
+    finally:
+        for block in blocks:
+            block.__dict__.pop("forward", None)
+
+
+def _listed_blocks(network: nn.Module) -> list[nn.Module]:
+    """Members of the network's module lists that are called as modules: the transformer blocks of UNets and DiTs."""
+    lists = [part for part in network.modules() if isinstance(part, nn.ModuleList)]
+    members = [block for part in lists for block in part if not isinstance(block, (nn.Sequential, nn.ModuleList))]
+    nested = {id(inner) for block in members for inner in block.modules() if inner is not block}
+    return [block for block in members if id(block) not in nested and any(True for _ in block.parameters())]
+
+
+def _checkpointed_forward(forward):
+    def run(*args, **kwargs):
+        # the host keeps changing its options dict while it walks the network; the second run must see today's
+        args = [dict(a) if isinstance(a, dict) else a for a in args]
+        kwargs = {k: dict(v) if isinstance(v, dict) else v for k, v in kwargs.items()}
+        return checkpoint(forward, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
+
+    return run
+
+
+def checkpointing(network: nn.Module, wanted: bool):
+    """`checkpointed(network)` if wanted, else a context that does nothing."""
+    return checkpointed(network) if wanted else nullcontext()
+
+
+class BackwardScale:
+    """Keeps half-precision gradients in range: scaled up where they enter the network, down where they leave it.
+
+    The factor is a power of two, chosen from the incoming gradient, so it cancels exactly.
+    """
+
+    def __init__(self):
+        self.factor = 1.0
+
+    def leave(self, x: Tensor) -> Tensor:
+        """Passes an input of the network; its gradient is divided by the factor."""
+        x = x.clone()
+        if x.requires_grad:
+            x.register_hook(lambda g: g / self.factor)
+        return x
+
+    def enter(self, x: Tensor) -> Tensor:
+        """Passes the network's output; its gradient is multiplied by the factor."""
+
+        def scale(g: Tensor) -> Tensor:
+            peak = g.abs().max()
+            self.factor = torch.exp2(-torch.log2(peak).floor()) if peak > 0 else 1.0
+            return g * self.factor
+
+        if x.requires_grad:
+            x.register_hook(scale)
+        return x

@@ -1,0 +1,223 @@
+"""RedescribedDDIMInvert: from a picture and its description to a mirror."""
+
+from typing import NamedTuple
+
+import torch
+from comfy_api.latest import io
+from torch import Tensor
+
+from ..mirror_ops.ddim import InputScale
+from ..mirror_ops.invert import invert
+from ..mirror_ops.redescribe import Redescription, Rewriter, redescribe
+from ..mirror_ops.refine import refine as solve
+from ..mirror_ops.rewriters import Adam
+from ..mirror_ops.schedules import current_labels, target_labels
+from ..mirror_ops.trajectory import Mirror, cpu
+from .host import families
+from .host.conditioning import check_batch, pooled_of, scheduled, text_of
+from .host.denoiser import Count, Walk, run
+from .types import CATEGORY, MirrorType, RewriterType
+
+TARGET, CURRENT = "target (null-text family)", "current (pix2pix-zero family)"
+CHECKPOINTING = {"auto": None, "on": True, "off": False}
+
+
+class RedescribedDDIMInvert(io.ComfyNode):
+    """Walks a picture back to noise, then rewrites its prompt at every step so that the way forward is a mirror."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="RedescribedDDIMInvert",
+            display_name="Redescribed DDIM Invert",
+            category=CATEGORY,
+            description=(
+                "Inverts a picture to noise and rewrites its prompt at every step, so that sampling from the noise "
+                "with the rewritten prompt gives the picture back. Edit it from there with MirrorSample, or with stock "
+                "samplers: euler, noise off, the same schedule, cfg and negative."
+            ),
+            search_aliases=["unsampler", "ddim inversion", "mirrordiffusion", "null text inversion", "real image edit"],
+            inputs=_inputs(),
+            outputs=_outputs(),
+        )
+
+    @classmethod
+    def execute(
+        cls, model, positive, latent, steps, scheduler, cfg, denoise, refine, label, checkpointing,
+        negative=None, sigmas=None, rewriter=None,
+    ) -> io.NodeOutput:
+        rewriter = rewriter or Adam()
+        families.check_supported(model, latent["samples"])
+        sigmas = families.noise_levels(model, scheduler, steps, denoise) if sigmas is None else sigmas.float().cpu()
+        families.check_levels(model, sigmas)
+        prompts = _prompts(positive, negative, cfg, rewriter, len(latent["samples"]))
+        plan = Plan(families.input_scale(model), cfg, rewriter, label, refine)
+        latents, back, count = _walk_both_ways(model, latent["samples"], sigmas, prompts, plan, checkpointing)
+        mirror = Mirror(
+            sigmas=sigmas,
+            latents=cpu(latents),
+            reconstruction=cpu(back.reconstruction),
+            source=cpu(text_of(positive)),
+            embeddings=cpu(back.embeddings),
+            pooled=cpu(pooled_of(positive)),
+            mask=_mask(latent),
+            meta={"scheduler": scheduler, **_how(model, plan, back, count, latents.shape[1])},
+        )
+        sampling, latent_out = model.get_model_object("model_sampling"), model.model.process_latent_out
+        return io.NodeOutput(
+            {"samples": latent_out(mirror.latents[0])},
+            scheduled(prompts[rewriter.side], mirror.embeddings, sigmas, sampling),
+            mirror,
+            sigmas,
+            {"samples": latent_out(mirror.reconstruction[-1])},
+        )
+
+
+def _inputs() -> list:
+    return [
+        io.Model.Input("model"),
+        io.Conditioning.Input("positive", tooltip="Describes the picture as it is."),
+        io.Latent.Input("latent", tooltip="The encoded picture(s). A noise mask confines later edits."),
+        io.Int.Input("steps", default=50, min=1, max=1000, tooltip="Steps each way. Fewer drift more."),
+        io.Combo.Input("scheduler", options=families.SCHEDULERS, default="ddim_uniform", tooltip="As in KSampler."),
+        io.Float.Input(
+            "cfg", default=1.0, min=0.0, max=30.0, step=0.1,
+            tooltip="Guidance at which the prompt is rewritten: the reconstruction holds at this guidance. 1 for "
+            "MirrorSample without a negative. Inversion itself always runs at 1.",
+        ),
+        io.Float.Input(
+            "denoise", default=1.0, min=0.05, max=1.0, step=0.05, advanced=True,
+            tooltip="Below 1 the picture is walked only part of the way to noise, as in the stock samplers.",
+        ),
+        io.Int.Input(
+            "refine", default=0, min=0, max=50, advanced=True,
+            tooltip="Fixed-point iterations at each inversion step; each costs an evaluation and cuts the error.",
+        ),
+        io.Combo.Input(
+            "label", options=[TARGET, CURRENT], advanced=True,
+            tooltip="The noise level that the network is told at each inversion step.",
+        ),
+        io.Combo.Input(
+            "checkpointing", options=list(CHECKPOINTING), advanced=True,
+            tooltip="Recompute activations for gradients: a third slower, far less memory. auto: on a GPU.",
+        ),
+        io.Conditioning.Input("negative", optional=True, tooltip="Needed for a cfg other than 1."),
+        io.Sigmas.Input("sigmas", optional=True, tooltip="Instead of steps, scheduler and denoise."),
+        RewriterType.Input("rewriter", optional=True, tooltip="From PromptRewriteOptimizer; default: paper."),
+    ]
+
+
+def _outputs() -> list:
+    return [
+        io.Latent.Output(display_name="inverted", tooltip="The noise. For a stock sampler with noise off."),
+        io.Conditioning.Output(
+            display_name="rewritten", tooltip="The rewritten prompt, one text a step (the negative one for null text)."
+        ),
+        MirrorType.Output(display_name="mirror", tooltip="Everything, for MirrorSample and MirrorReport."),
+        io.Sigmas.Output(display_name="sigmas", tooltip="The noise levels walked."),
+        io.Latent.Output(display_name="reconstruction", tooltip="Where the way back arrives."),
+    ]
+
+
+class Plan(NamedTuple):
+    """How both walks are made."""
+
+    scale: InputScale
+    cfg: float
+    rewriter: Rewriter
+    label: str
+    refine: int
+
+
+def _prompts(positive, negative, cfg: float, rewriter: Rewriter, batch: int) -> dict:
+    """The CONDITIONING of each side; ValueError if one is missing or does not fit."""
+    if rewriter.side == "negative" and cfg == 1:
+        raise ValueError(f"`{rewriter.name}` rewrites the negative prompt, which cfg 1 never reads. Use a higher cfg.")
+    if rewriter.side == "negative" and rewriter.start == "positive":
+        negative = positive
+    if negative is None and cfg != 1:
+        raise ValueError(f"cfg {cfg:g} needs a negative prompt to guide away from. Connect `negative`, or use cfg 1.")
+    prompts = {"positive": positive} if cfg == 1 else {"positive": positive, "negative": negative}
+    for name, conditioning in prompts.items():
+        check_batch(text_of(conditioning, name), batch)
+    return prompts
+
+
+def _walk_both_ways(
+    model, samples: Tensor, sigmas: Tensor, prompts: dict, plan: Plan, checkpointing: str
+) -> tuple[Tensor, Redescription, Count]:
+    """(the inversion [T+1, B, C, H, W], the way back, network rows)."""
+    checkpoint = CHECKPOINTING[checkpointing]
+
+    def algorithm(walk: Walk) -> tuple[Tensor, Redescription]:
+        latents = _invert(walk, walk.latent_in(samples), plan)
+        return latents, _redescribe(walk, latents, plan)
+
+    (latents, back), count = run(
+        model, samples, sigmas, prompts, algorithm,
+        evaluations=(len(sigmas) - 1) * (2 + plan.refine + plan.rewriter.most),
+        with_gradients=plan.rewriter.most > 0,
+        checkpoint=model.load_device.type != "cpu" if checkpoint is None else checkpoint,
+    )
+    return latents, back, count
+
+
+def _invert(walk: Walk, x: Tensor, plan: Plan) -> Tensor:
+    """The inversion [T+1, B, C, H, W], at guidance 1."""
+    sigmas, steps = walk.sigmas, len(walk.sigmas) - 1
+    latents = invert(
+        walk.denoise,
+        x,
+        sigmas,
+        walk.prompts["positive"].entries,
+        labels=target_labels(sigmas) if plan.label == TARGET else current_labels(sigmas, walk.least_sigma),
+        input_scale=plan.scale,
+        refine=(lambda climb, x: solve(climb, x, plan.refine).x) if plan.refine else None,
+        on_step=lambda i, x: walk.progress.reached((steps - i) * (1 + plan.refine), walk.denoised),
+    )
+    if not torch.isfinite(latents).all():
+        raise ValueError("The inversion is not finite. The picture's latent, the schedule or the model is at fault.")
+    return latents
+
+
+def _redescribe(walk: Walk, latents: Tensor, plan: Plan) -> Redescription:
+    """The way back at guidance plan.cfg, with the rewriter at work on its side of the guidance."""
+    side, steps = plan.rewriter.side, len(walk.sigmas) - 1
+    prompt = walk.prompts[side]
+    other = {name: prompt.entries for name, prompt in walk.prompts.items() if name != side}
+    held = next(iter(other.values()), None)
+
+    def denoise(x: Tensor, sigma: Tensor, embedding: Tensor) -> Tensor:
+        return walk.denoise(x, sigma, **{side: prompt.saying(embedding)}, **other, cfg=plan.cfg, hold=held)
+
+    def on_step(i: int, x: Tensor) -> None:
+        walk.progress.reached(steps * (1 + plan.refine) + (i + 1) * (1 + plan.rewriter.most), walk.denoised)
+
+    embedding = prompt.embedding.float()
+    return redescribe(denoise, walk.sigmas, latents, embedding, plan.rewriter, input_scale=plan.scale, on_step=on_step)
+
+
+def _how(model, plan: Plan, back: Redescription, count: Count, batch: int) -> dict:
+    """How the mirror was made and what it cost, as plain JSON."""
+    return {
+        "model": families.describe(model),
+        "method": plan.rewriter.name,
+        "side": plan.rewriter.side,
+        "start": plan.rewriter.start,
+        "cfg": plan.cfg,
+        "label": plan.label,
+        "refine": plan.refine,
+        "forwards": count.forwards / batch,
+        "backwards": count.backwards / batch,
+        "evaluations": back.evaluations,
+        "losses": back.losses.tolist(),
+    }
+
+
+def _mask(latent: dict) -> Tensor | None:
+    """[B or 1, 1, H, W] the noise mask of a LATENT at the latent's size."""
+    mask = latent.get("noise_mask")
+    if mask is None:
+        return None
+    mask = mask.float().reshape(-1, 1, *mask.shape[-2:])
+    return cpu(torch.nn.functional.interpolate(mask, size=latent["samples"].shape[-2:], mode="bilinear"))

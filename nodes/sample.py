@@ -1,0 +1,175 @@
+"""MirrorSample: the way forward, with the edit added."""
+
+import torch
+from comfy_api.latest import io
+from torch import Tensor
+
+from ..mirror_ops.direction import EditDirection
+from ..mirror_ops.sample import mirror_sample
+from ..mirror_ops.trajectory import Mirror, cpu
+from .host import families
+from .host.conditioning import Conditioning, check_batch, pooled_of, text_of, token_counts, with_pooled, with_text
+from .host.denoiser import Walk, run
+from .types import CATEGORY, DirectionType, MirrorType
+
+EXACT = {"off": (False, False), "source": (True, False), "source and edit": (True, True)}
+
+
+class MirrorSample(io.ComfyNode):
+    """Samples from a mirror's noise twice, side by side: once as it was, and once with the edit."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="MirrorSample",
+            display_name="Mirror Sample",
+            category=CATEGORY,
+            description=(
+                "Walks forward from the mirror's noise with the prompt kept + strength x edit, where the edit is "
+                "(positive - the mirror's own prompt) + direction. Guidance leads from the negative, which is the kept "
+                "prompt itself unless one is connected, towards the edited prompt."
+            ),
+            search_aliases=["mirrordiffusion", "pix2pix-zero", "edit picture", "prompt edit", "direct inversion"],
+            inputs=[
+                io.Model.Input("model", tooltip="The model of the mirror. Patches on it (guidance nodes) apply."),
+                MirrorType.Input("mirror"),
+                io.Conditioning.Input(
+                    "positive",
+                    tooltip="The mirror's own prompt, to edit by a direction; or the caption of the edited picture.",
+                ),
+                io.Float.Input(
+                    "strength", default=1.0, min=-10.0, max=10.0, step=0.05,
+                    tooltip="How much of the edit: 0 reconstructs, 1 is the whole edit, negative is the opposite.",
+                ),
+                io.Float.Input(
+                    "cfg", default=1.5, min=0.0, max=30.0, step=0.1,
+                    tooltip="Guidance towards the edit. 1 to 2 keeps the picture; the papers' 5 to 7.5 overshoots.",
+                ),
+                io.Combo.Input(
+                    "exact", options=list(EXACT), advanced=True, tooltip=(
+                        "source: the reconstruction follows the recording exactly. source and edit: the edit is also "
+                        "given what the source branch missed at each step (Direct Inversion)."
+                    ),
+                ),
+                DirectionType.Input("direction", optional=True, tooltip="From CLIPDomainDirection; adds to the edit."),
+                io.Conditioning.Input(
+                    "negative", optional=True,
+                    tooltip="Default: the kept prompt. A mirror made at a cfg other than 1 needs the one it had.",
+                ),
+                io.Mask.Input("mask", optional=True, tooltip="Where the edit may change the picture, softly."),
+            ],
+            outputs=[
+                io.Latent.Output(display_name="edited"),
+                io.Latent.Output(display_name="reconstruction", tooltip="The same walk without the edit."),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls, model, mirror: Mirror, positive, strength, cfg, exact, direction: EditDirection | None = None,
+        negative=None, mask=None,
+    ) -> io.NodeOutput:
+        mirror.require_model(families.describe(model))
+        check_batch(text_of(positive), mirror.latents.shape[1])
+        prompts = {
+            "positive": with_pooled(positive, _edited_pooled(mirror, positive, direction, strength)),
+            "kept": with_pooled(with_text(positive, _expanded(mirror.source, positive)), mirror.pooled),
+            **_negative(mirror, negative),
+        }
+        change, where = strength * _change(mirror, positive, direction), _locality(mirror, mask)
+        follow, residual = EXACT[exact]
+        evaluations_a_step = 1 + (residual or not follow)
+
+        def algorithm(walk: Walk) -> tuple[Tensor, Tensor]:
+            source, edit = _branches(walk, mirror, change.to(walk.device), cfg)
+            m = None if where is None else where.to(walk.device)
+            return mirror_sample(
+                source,
+                edit,
+                walk.sigmas,
+                mirror.latents.to(walk.device),
+                exact=follow,
+                residual=residual,
+                locality=None if m is None else lambda i, edited, recorded: m,
+                on_step=lambda i, edited: walk.progress.reached((i + 1) * evaluations_a_step, walk.denoised),
+            )
+
+        evaluations = mirror.steps * evaluations_a_step
+        latents, _ = run(model, mirror.latents[-1], mirror.sigmas, prompts, algorithm, evaluations=evaluations)
+        return io.NodeOutput(*({"samples": model.model.process_latent_out(cpu(x))} for x in latents))
+
+
+def _branches(walk: Walk, mirror: Mirror, change: Tensor, cfg: float) -> tuple:
+    """(source, edit): the denoisers of both branches as functions of (x, sigma, step)."""
+    rewritten, source = mirror.embeddings.to(walk.device), mirror.source.to(walk.device)
+    rewrote_positive = mirror.meta["side"] == "positive"
+    negative = walk.prompts.get("negative")
+
+    def keeps(i: int) -> Tensor:
+        return rewritten[i] if rewrote_positive else source
+
+    def against(i: int) -> list:
+        if negative is not None and rewrote_positive:
+            return negative.entries
+        return (negative or walk.prompts["kept"]).saying(rewritten[i])
+
+    def source_branch(x: Tensor, sigma: Tensor, i: int) -> Tensor:
+        return walk.denoise(x, sigma, walk.prompts["kept"].saying(keeps(i)), against(i), mirror.meta["cfg"])
+
+    def edit_branch(x: Tensor, sigma: Tensor, i: int) -> Tensor:
+        return walk.denoise(x, sigma, walk.prompts["positive"].saying(keeps(i) + change), against(i), cfg)
+
+    return source_branch, edit_branch
+
+
+def _negative(mirror: Mirror, negative: Conditioning | None) -> dict:
+    """{"negative": CONDITIONING} where the walk needs one of its own; ValueError if it is not connected."""
+    made_at, side, start = mirror.meta["cfg"], mirror.meta["side"], mirror.meta["start"]
+    if side == "negative" and start == "positive":
+        return {}
+    if negative is None and made_at != 1:
+        raise ValueError(
+            f"This mirror was made at cfg {made_at:g} against a negative prompt. Connect the same `negative` here, "
+            "or make the mirror at cfg 1."
+        )
+    return {} if negative is None else {"negative": negative}
+
+
+def _change(mirror: Mirror, positive: Conditioning, direction: EditDirection | None) -> Tensor:
+    """[B or 1, tokens, width] the whole edit at strength 1: (positive - source) + direction in each part."""
+    change = text_of(positive).float().cpu() - _expanded(mirror.source, positive)
+    if direction is None:
+        return change
+    return change + torch.cat([direction.for_tokens(n, change.shape[2]) for n in token_counts(positive)], dim=1)
+
+
+def _expanded(source: Tensor, positive: Conditioning) -> Tensor:
+    """The mirror's own prompt; ValueError unless `positive` has its shape."""
+    tokens, width = sum(token_counts(positive)), positive[0][0].shape[2]
+    if source.shape[1:] != (tokens, width):
+        raise ValueError(
+            f"`positive` has {tokens} tokens of width {width}, the mirror's prompt {source.shape[1]} of "
+            f"{source.shape[2]}. Use the same CLIP, and a caption that fills as many 77-token chunks."
+        )
+    return source
+
+
+def _edited_pooled(mirror: Mirror, positive: Conditioning, direction: EditDirection | None, strength: float):
+    """[entries, B or 1, pooled width] the pooled prompt with the edit, or None for models without."""
+    pooled = pooled_of(positive)
+    if pooled is None or mirror.pooled is None:
+        return None
+    change = pooled.float().cpu() - mirror.pooled
+    if direction is not None and direction.pooled is not None:
+        change = change + direction.pooled
+    return mirror.pooled + strength * change
+
+
+def _locality(mirror: Mirror, mask: Tensor | None) -> Tensor | None:
+    """[B or 1, 1, H, W] at the latent's size: the connected mask, else the one the mirror recorded, else none."""
+    if mask is None:
+        return mirror.mask
+    mask = mask.float().reshape(-1, 1, *mask.shape[-2:])
+    if len(mask) not in (1, mirror.latents.shape[1]):
+        raise ValueError(f"There are {len(mask)} masks for {mirror.latents.shape[1]} pictures.")
+    return torch.nn.functional.interpolate(mask, size=mirror.latents.shape[-2:], mode="bilinear")
