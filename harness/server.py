@@ -37,7 +37,8 @@ class Server:
                  pack: Path = ROOT) -> None:
         self.port = port or free_port()
         self.temporary = base is None
-        self.base = Path(base).absolute() if base else Path(tempfile.mkdtemp(prefix="mirror-server-"))
+        temporary = Path(tempfile.gettempdir()) / f"mirror-server-{uuid.uuid4().hex}"
+        self.base = Path(base or temporary).absolute()
         self.log = self.base / f"server-{self.port}.log"
         self.url = f"http://127.0.0.1:{self.port}"
         self.cpu, self.options, self.pack = cpu or not has_accelerator(), options, pack

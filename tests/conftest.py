@@ -34,8 +34,9 @@ def ui_to_api(host):
 
 
 @pytest.fixture(scope="session")
-def server():
-    """The host as a real server with only this pack: harness.server.Server."""
+def server(request):
+    """The host as a real server with only this pack: harness.server.Server. Its log is kept if any test failed."""
     from harness.server import Server
     with Server() as running:
         yield running
+        running.stop(keep_log=request.session.testsfailed > 0)

@@ -1,6 +1,7 @@
 """The pack in a real server: loaded, described, its graphs listed; graphs run over HTTP and websocket, and stop."""
 import io
 import json
+import tempfile
 
 import numpy as np
 import pytest
@@ -102,9 +103,13 @@ raise RuntimeError("this pack is broken on purpose")
 
 
 @pytest.mark.slow
-def test_a_pack_that_does_not_import_is_noticed_although_the_server_starts(tmp_path):
-    (tmp_path / "__init__.py").write_text(BROKEN)
-    server = Server(pack=tmp_path)
+def test_a_pack_that_does_not_import_is_noticed_although_the_server_starts(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))     # where the server's log is kept
+    pack = tmp_path / "pack"
+    pack.mkdir()
+    (pack / "__init__.py").write_text(BROKEN)
+    server = Server(pack=pack)
     with pytest.raises(SetupError, match="did not load(.|\n)*this pack is broken on purpose"):
         server.start()
     assert server.process.returncode is not None and not server.base.exists()
+    assert [file.name for file in tmp_path.glob("*.log")] == [f"{PACK_NAME}-server-{server.port}.log"]

@@ -266,8 +266,10 @@ def test_a_taken_port_is_named(tmp_path):
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = other.getsockname()[1]
+        server = Server(port)
         with pytest.raises(SetupError, match=f"Port {port} is taken"):
-            Server(port).start()
+            server.start()
+        assert not server.base.exists()
         command = [sys.executable, str(ROOT / "run.py"), "serve", "--no-browser", "--port", str(port)]
         variables = {"MIRROR_INSIDE": "yes", "MIRROR_CACHE": str(tmp_path)}
         variables["COMFYUI_PATH"] = str(environment.available_host())
