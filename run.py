@@ -23,6 +23,7 @@ import time
 import webbrowser
 from pathlib import Path
 
+# This file keeps to what Python 3.6 understands, so that an old one gets a message instead of a syntax error.
 OLDEST, NEWEST = (3, 10), (3, 14)
 INSIDE = "MIRROR_INSIDE"            # set for the process that runs in the environment
 MODULES = {"demo": "demo.run_demo", "bench": "bench.run", "train": "demo.train", "graphs": "demo.graphs"}
@@ -136,7 +137,7 @@ def models_of_own_host(base: Path) -> tuple:
     return ("--extra-model-paths-config", str(file))
 
 
-COMMANDS = {"test": test, "lint": lint, "serve": serve} | {name: functools.partial(call, name) for name in MODULES}
+COMMANDS = {"test": test, "lint": lint, "serve": serve, **{name: functools.partial(call, name) for name in MODULES}}
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))
