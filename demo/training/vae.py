@@ -1,5 +1,5 @@
-"""The autoencoder: trained on crops, then on whole pictures, for squared and absolute error. Then its latents are scaled
-to zero mean and unit variance a channel; the scaling is folded into the 1x1 convolutions beside them."""
+"""The autoencoder: trained on crops, then on whole pictures, for squared and absolute error. Then its latents are
+scaled to zero mean and unit variance a channel; the scaling is folded into the 1x1 convolutions beside them."""
 from __future__ import annotations
 
 from pathlib import Path

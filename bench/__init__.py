@@ -1,0 +1,1 @@
+"""Measurements. Each prints a table and can write JSON; every figure of the README comes from one of them."""

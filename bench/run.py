@@ -1,0 +1,18 @@
+"""`python run.py bench [NAME] [--json FILE] [options of the bench]`: without a name, the list of benches."""
+
+import importlib
+import sys
+
+BENCHES = {"demo-model": "bench.demo_model", "reconstruction": "bench.reconstruction"}
+
+
+def main(argv: list[str]) -> int:
+    if not argv or argv[0] in ("-h", "--help"):
+        print(__doc__)
+        for name, module in BENCHES.items():
+            print(f"  {name:16} {importlib.import_module(module).__doc__.strip().splitlines()[0]}")
+        return 0
+    if argv[0] not in BENCHES:
+        print(f"There is no bench `{argv[0]}`. There are: {', '.join(BENCHES)}.", file=sys.stderr)
+        return 2
+    return importlib.import_module(BENCHES[argv[0]]).main(argv[1:])
