@@ -2,6 +2,7 @@
 
 from comfy_api.latest import ComfyExtension, io
 
+from .demo import MirrorDemoModel, MirrorDemoScene
 from .direction import CLIPDomainDirection, MirrorApplyDirection
 from .files import MirrorLoadDirection, MirrorLoadTrajectory, MirrorSaveDirection, MirrorSaveTrajectory
 from .invert import RedescribedDDIMInvert
@@ -20,6 +21,8 @@ NODES: list[type[io.ComfyNode]] = [
     MirrorLoadDirection,
     MirrorSaveTrajectory,
     MirrorLoadTrajectory,
+    MirrorDemoModel,
+    MirrorDemoScene,
 ]
 
 
