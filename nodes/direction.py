@@ -104,7 +104,7 @@ class MirrorApplyDirection(io.ComfyNode):
                 DirectionType.Input("direction"),
                 io.Float.Input("strength", default=1.0, min=-10.0, max=10.0, step=0.05, tooltip="At the noisy end."),
                 io.Float.Input(
-                    "ramp", default=0.0, min=-10.0, max=10.0, step=0.05, advanced=True,
+                    "ramp", default=0.0, min=-10.0, max=10.0, step=0.05, optional=True, advanced=True,
                     tooltip="How much the strength has grown at the clean end. 0: the same all the way.",
                 ),
             ],
@@ -112,7 +112,7 @@ class MirrorApplyDirection(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, conditioning, direction: EditDirection, strength, ramp) -> io.NodeOutput:
+    def execute(cls, conditioning, direction: EditDirection, strength, ramp=0.0) -> io.NodeOutput:
         if ramp:
             conditioning = [part for entry in conditioning for part in _windowed(entry)]
         return io.NodeOutput([_moved(entry, direction, strength, ramp) for entry in conditioning])

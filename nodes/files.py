@@ -127,17 +127,17 @@ class MirrorLoadDirection(io.ComfyNode):
             search_aliases=["load direction", "pix2pix-zero embeddings"],
             inputs=[
                 io.String.Input("file", tooltip="A .safetensors direction, or the source's .pt, in output or input."),
-                io.String.Input("target_file", default="", advanced=True, tooltip="For .pt pairs: the target's."),
+                io.String.Input("target_file", default="", optional=True, tooltip="For .pt pairs: the target's .pt."),
             ],
             outputs=[DirectionType.Output(display_name="direction")],
         )
 
     @classmethod
-    def fingerprint_inputs(cls, file, target_file):
+    def fingerprint_inputs(cls, file, target_file=""):
         return _changed_at(file), _changed_at(target_file)
 
     @classmethod
-    def execute(cls, file, target_file) -> io.NodeOutput:
+    def execute(cls, file, target_file="") -> io.NodeOutput:
         path = _existing_file(file)
         if path.suffix != ".pt":
             return io.NodeOutput(load_direction(path))

@@ -1,5 +1,7 @@
 """RedescribedDDIMInvert: from a picture and its description to a mirror."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -10,6 +12,7 @@ from ..mirror_ops.ddim import InputScale
 from ..mirror_ops.invert import invert
 from ..mirror_ops.redescribe import Redescription, Rewriter, redescribe
 from ..mirror_ops.refine import refine as solve
+from ..mirror_ops.regularise import regularise as nudge
 from ..mirror_ops.rewriters import Adam
 from ..mirror_ops.schedules import current_labels, target_labels
 from ..mirror_ops.trajectory import Mirror, cpu
@@ -19,6 +22,7 @@ from .host.denoiser import Count, Walk, run
 from .types import CATEGORY, MirrorType, RewriterType
 
 TARGET, CURRENT = "target (null-text family)", "current (pix2pix-zero family)"
+REGULARISERS = {"off": None, "pix2pix-zero": {}, "MirrorDiffusion": {"autocorrelation": 0.0}}
 CHECKPOINTING = {"auto": None, "on": True, "off": False}
 
 
@@ -43,15 +47,17 @@ class RedescribedDDIMInvert(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model, positive, latent, steps, scheduler, cfg, denoise, refine, label, checkpointing,
-        negative=None, sigmas=None, rewriter=None,
+        cls, model, positive, latent, steps, scheduler, cfg, negative=None, rewriter=None, sigmas=None, denoise=1.0,
+        refine=0, regularise="off", label=TARGET, checkpointing="auto",
     ) -> io.NodeOutput:
         rewriter = rewriter or Adam()
         families.check_supported(model, latent["samples"])
         sigmas = families.noise_levels(model, scheduler, steps, denoise) if sigmas is None else sigmas.float().cpu()
         families.check_levels(model, sigmas)
         prompts = _prompts(positive, negative, cfg, rewriter, len(latent["samples"]))
-        plan = Plan(families.input_scale(model), cfg, rewriter, label, refine)
+        if REGULARISERS[regularise] and families.is_flow(model):
+            raise ValueError("A flow model predicts a velocity, not noise: set `regularise` to off.")
+        plan = Plan(families.input_scale(model), cfg, rewriter, label, refine, regularise)
         latents, back, count = _walk_both_ways(model, latent["samples"], sigmas, prompts, plan, checkpointing)
         mirror = Mirror(
             sigmas=sigmas,
@@ -85,25 +91,29 @@ def _inputs() -> list:
             tooltip="Guidance at which the prompt is rewritten: the reconstruction holds at this guidance. 1 for "
             "MirrorSample without a negative. Inversion itself always runs at 1.",
         ),
+        io.Conditioning.Input("negative", optional=True, tooltip="Needed for a cfg other than 1."),
+        RewriterType.Input("rewriter", optional=True, tooltip="From PromptRewriteOptimizer; default: paper."),
+        io.Sigmas.Input("sigmas", optional=True, tooltip="Instead of steps, scheduler and denoise."),
         io.Float.Input(
-            "denoise", default=1.0, min=0.05, max=1.0, step=0.05, advanced=True,
+            "denoise", default=1.0, min=0.05, max=1.0, step=0.05, optional=True, advanced=True,
             tooltip="Below 1 the picture is walked only part of the way to noise, as in the stock samplers.",
         ),
         io.Int.Input(
-            "refine", default=0, min=0, max=50, advanced=True,
+            "refine", default=0, min=0, max=50, optional=True, advanced=True,
             tooltip="Fixed-point iterations at each inversion step; each costs an evaluation and cuts the error.",
         ),
         io.Combo.Input(
-            "label", options=[TARGET, CURRENT], advanced=True,
+            "regularise", options=list(REGULARISERS), default="off", optional=True, advanced=True,
+            tooltip="Nudge the predicted noise towards white noise. With refine it shapes the first guess only.",
+        ),
+        io.Combo.Input(
+            "label", options=[TARGET, CURRENT], default=TARGET, optional=True, advanced=True,
             tooltip="The noise level that the network is told at each inversion step.",
         ),
         io.Combo.Input(
-            "checkpointing", options=list(CHECKPOINTING), advanced=True,
+            "checkpointing", options=list(CHECKPOINTING), default="auto", optional=True, advanced=True,
             tooltip="Recompute activations for gradients: a third slower, far less memory. auto: on a GPU.",
         ),
-        io.Conditioning.Input("negative", optional=True, tooltip="Needed for a cfg other than 1."),
-        io.Sigmas.Input("sigmas", optional=True, tooltip="Instead of steps, scheduler and denoise."),
-        RewriterType.Input("rewriter", optional=True, tooltip="From PromptRewriteOptimizer; default: paper."),
     ]
 
 
@@ -127,6 +137,7 @@ class Plan(NamedTuple):
     rewriter: Rewriter
     label: str
     refine: int
+    regularise: str
 
 
 def _prompts(positive, negative, cfg: float, rewriter: Rewriter, batch: int) -> dict:
@@ -172,12 +183,19 @@ def _invert(walk: Walk, x: Tensor, plan: Plan) -> Tensor:
         walk.prompts["positive"].entries,
         labels=target_labels(sigmas) if plan.label == TARGET else current_labels(sigmas, walk.least_sigma),
         input_scale=plan.scale,
+        regularise=_regulariser(plan.regularise),
         refine=(lambda climb, x: solve(climb, x, plan.refine).x) if plan.refine else None,
         on_step=lambda i, x: walk.progress.reached((steps - i) * (1 + plan.refine), walk.denoised),
     )
     if not torch.isfinite(latents).all():
         raise ValueError("The inversion is not finite. The picture's latent, the schedule or the model is at fault.")
     return latents
+
+
+def _regulariser(name: str) -> Callable[[Tensor], Tensor] | None:
+    """The chosen nudge of the predicted noise; its random shifts are the same in every run."""
+    settings = REGULARISERS[name]
+    return None if settings is None else partial(nudge, generator=torch.Generator().manual_seed(0), **settings)
 
 
 def _redescribe(walk: Walk, latents: Tensor, plan: Plan) -> Redescription:
@@ -207,6 +225,7 @@ def _how(model, plan: Plan, back: Redescription, count: Count, batch: int) -> di
         "cfg": plan.cfg,
         "label": plan.label,
         "refine": plan.refine,
+        "regularise": plan.regularise,
         "forwards": count.forwards / batch,
         "backwards": count.backwards / batch,
         "evaluations": back.evaluations,

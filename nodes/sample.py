@@ -45,18 +45,18 @@ class MirrorSample(io.ComfyNode):
                     "cfg", default=1.5, min=0.0, max=30.0, step=0.1,
                     tooltip="Guidance towards the edit. 1 to 2 keeps the picture; the papers' 5 to 7.5 overshoots.",
                 ),
-                io.Combo.Input(
-                    "exact", options=list(EXACT), advanced=True, tooltip=(
-                        "source: the reconstruction follows the recording exactly. source and edit: the edit is also "
-                        "given what the source branch missed at each step (Direct Inversion)."
-                    ),
-                ),
                 DirectionType.Input("direction", optional=True, tooltip="From CLIPDomainDirection; adds to the edit."),
                 io.Conditioning.Input(
                     "negative", optional=True,
                     tooltip="Default: the kept prompt. A mirror made at a cfg other than 1 needs the one it had.",
                 ),
                 io.Mask.Input("mask", optional=True, tooltip="Where the edit may change the picture, softly."),
+                io.Combo.Input(
+                    "exact", options=list(EXACT), default="off", optional=True, advanced=True, tooltip=(
+                        "source: the reconstruction follows the recording exactly. source and edit: the edit is also "
+                        "given what the source branch missed at each step (Direct Inversion)."
+                    ),
+                ),
             ],
             outputs=[
                 io.Latent.Output(display_name="edited"),
@@ -66,8 +66,8 @@ class MirrorSample(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model, mirror: Mirror, positive, strength, cfg, exact, direction: EditDirection | None = None,
-        negative=None, mask=None,
+        cls, model, mirror: Mirror, positive, strength, cfg, direction: EditDirection | None = None,
+        negative=None, mask=None, exact="off",
     ) -> io.NodeOutput:
         mirror.require_model(families.describe(model))
         check_batch(text_of(positive), mirror.latents.shape[1])
