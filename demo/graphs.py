@@ -7,6 +7,7 @@ from __future__ import annotations
 from harness.editor import Sheet
 
 SEED = 1_000_000
+EXAMPLE = "a photo of a cat sitting on a chair"
 
 
 class Graph:
@@ -66,7 +67,7 @@ def mirror_edit() -> Sheet:
     loaded = g.add("LoadImage", image="example.png")
     image = g.add("VAEEncode", pixels=[loaded, 0], vae=[model, 2])
     before = g.add("CLIPTextEncode", "what is in the picture", clip=[model, 1],
-                   text="a photo of a cat sitting on a chair")
+                   text=EXAMPLE)
     groups["Your checkpoint, your picture, and words for it"] = g.since(0)
 
     mark = len(g.nodes)
@@ -175,10 +176,42 @@ def main(argv: list[str]) -> int:
 
     from harness.boot import boot
     from harness.editor import to_ui
-    info = boot().object_info()
+    host = boot()
+    info, folder = host.object_info(), Path(__file__).parent.parent / "workflows"
+    folder.mkdir(exist_ok=True)
     for name, sheet in SHEETS.items():
-        path = Path(__file__).parent.parent / "workflows" / f"{name}.json"
-        path.parent.mkdir(exist_ok=True)
+        path = folder / f"{name}.json"
         path.write_text(json.dumps(to_ui(sheet(), info), indent=1) + "\n", encoding="utf-8")
-        print(f"wrote {path}")
+        thumbnail(host, embedded(sheet().graph)).save(path.with_suffix(".jpg"), quality=90)
+        print(f"wrote {path} and its thumbnail")
     return 0
+
+
+def embedded(graph: dict) -> dict:
+    """The graph with the embedded model and a scene in place of files that users have."""
+    graph = {key: {**entry, "inputs": dict(entry["inputs"])} for key, entry in graph.items()}
+    for entry in graph.values():
+        if entry["class_type"] == "CheckpointLoaderSimple":
+            entry.update(class_type="MirrorDemoModel", inputs={})
+        if entry["class_type"] == "LoadImage":
+            entry.update(class_type="MirrorDemoScene",
+                         inputs={"seed": SEED + 1, "species": "cat", "edit": "species", "edit.to": "dog"})
+    scene = next(k for k, v in graph.items() if v["class_type"] == "MirrorDemoScene")
+    for entry in graph.values():
+        if entry["inputs"].get("text") == EXAMPLE:
+            entry["inputs"]["text"] = [scene, 1]
+    return graph
+
+
+def thumbnail(host, graph: dict):
+    """The picture that went in beside the edit that came out, run on the embedded world."""
+    import numpy as np
+    from PIL import Image
+    run = host.run_graph(graph)
+    scene = next(k for k, v in graph.items() if v["class_type"] == "MirrorDemoScene")
+    edit = next(k for k, v in graph.items() if v["class_type"] == "SaveImage"
+                and v["inputs"]["filename_prefix"] == "mirror/edit")
+    pair = [run.outputs[scene][0][0], run.outputs[graph[edit]["inputs"]["images"][0]][0][0]]
+    both = np.concatenate([np.asarray(p) for p in pair], 1)
+    picture = Image.fromarray((both.clip(0, 1) * 255).round().astype(np.uint8))
+    return picture.resize((512, 256), Image.Resampling.LANCZOS)

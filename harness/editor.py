@@ -43,7 +43,8 @@ def _node(key: str, entry: dict, info: dict, sheet: Sheet) -> dict:
                     values.append("fixed")
             if linked or not is_widget:
                 widget = {"widget": {"name": path}} if is_widget else {}
-                inputs.append({"name": path, "type": "COMBO" if isinstance(kind, list) else kind, "link": None, **widget})
+                kind = "COMBO" if isinstance(kind, list) else kind
+                inputs.append({"name": path, "type": kind, "link": None, **widget})
     unknown = set(given) - known
     if unknown:
         raise KeyError(f"{entry['class_type']} has no input {', '.join(sorted(unknown))}")

@@ -4,7 +4,7 @@ import json
 import pytest
 import torch
 
-from demo.graphs import SHEETS
+from demo.graphs import SHEETS, embedded
 from harness.editor import to_ui
 from harness.environment import ROOT
 from mirror_ops.metrics import psnr
@@ -40,18 +40,6 @@ def test_the_editors_form_converts_back_to_the_graph(name, ui_to_api):
         assert {k: inputs[k] for k in entry["inputs"]} == links(entry["inputs"])
 
 
-def embedded(graph: dict) -> dict:
-    """The graph with the embedded model and a scene where it names files that users have, and one step a percent."""
-    graph = json.loads(json.dumps(graph))
-    for entry in graph.values():
-        if entry["class_type"] == "CheckpointLoaderSimple":
-            entry.update(class_type="MirrorDemoModel", inputs={})
-        if entry["class_type"] == "LoadImage":
-            entry.update(class_type="MirrorDemoScene", inputs={"seed": 1_000_000, "species": "cat", "edit": "species",
-                                                               "edit.to": "dog"})
-    return graph
-
-
 @pytest.mark.parametrize("name", SHEETS)
 def test_the_graph_runs_and_gives_the_picture_back(name, ui_to_api, run_graph):
     graph = embedded(ui_to_api(shipped(name)))
@@ -61,7 +49,7 @@ def test_the_graph_runs_and_gives_the_picture_back(name, ui_to_api, run_graph):
         mirror = run.outputs[key][2]
         rewritten = graph[graph[key]["inputs"]["rewriter"][0]]["inputs"]["method"] != "none"
         assert (mirror.displacement[-1].mean() < .15) == rewritten or graph[key]["inputs"]["cfg"] == 1
-    for key, entry in graph.items():
+    for entry in graph.values():
         if entry["class_type"] == "SaveImage":
             picture = run.outputs[entry["inputs"]["images"][0]][0]
             assert picture.shape == (1, 128, 128, 3) and torch.isfinite(picture).all() and picture.std() > .05
