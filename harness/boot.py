@@ -1,6 +1,7 @@
 """The real host in this process: its nodes, its executor, in inference mode as in the server, without a web server."""
 import asyncio
 import atexit
+import contextlib
 import functools
 import importlib
 import inspect
@@ -30,6 +31,17 @@ def boot(cpu: bool = True, pack: Path | None = ROOT) -> "Host":
     if Host.running:
         raise SetupError("The host already runs in this process, on other terms.")
     return Host(available_host(), cpu, pack)
+
+
+@contextlib.contextmanager
+def quiet():
+    """Nothing is logged inside: what matters of it comes back as a value."""
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 class Sink:
@@ -78,7 +90,7 @@ class Host:
         self.listener = Listener()
         self._report_progress()
         self.shared = self._executor()
-        self.loop.run_until_complete(self.nodes.init_extra_nodes(init_custom_nodes=False, init_api_nodes=False))
+        self._load_extras()
         self.nodes.NODE_CLASS_MAPPINGS[SINK] = Sink
         self.pack_nodes: set[str] = set()
         if pack:
@@ -103,6 +115,14 @@ class Host:
         for kind in ("checkpoints", "loras", "vae", "controlnet", "clip_vision"):
             (self.base / "models" / kind).mkdir(parents=True)
             self.folder_paths.add_model_folder_path(kind, str(self.base / "models" / kind))
+
+    def _load_extras(self) -> None:
+        """Load the nodes of comfy_extras, all but those that need a web server."""
+        with quiet():
+            extras = self.nodes.init_extra_nodes(init_custom_nodes=False, init_api_nodes=False)
+            failed = set(self.loop.run_until_complete(extras) or ()) - {"nodes_replacements.py"}
+        if failed:
+            logging.warning("These nodes of the host did not load: %s", ", ".join(sorted(failed)))
 
     def _executor(self):
         cache = {"lru": 0, "ram": 2.0, "ram_inactive": 8.0}
@@ -200,12 +220,8 @@ class Host:
 
     async def _validate(self, prompt_id: str, graph: dict) -> tuple:
         """The executor's own validation; what it logs about a bad graph comes back in the exception instead."""
-        level = logging.root.manager.disable
-        logging.disable(logging.ERROR)
-        try:
+        with quiet():
             return await self.execution.validate_prompt(prompt_id, graph, None)
-        finally:
-            logging.disable(level)
 
     def _closed(self, graph: dict[str, dict]) -> dict[str, dict]:
         """The graph with a Sink on every node that has outputs, none of which is used."""

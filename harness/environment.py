@@ -182,7 +182,7 @@ def try_lock(file) -> bool:
 
 def make_environment(folder: Path) -> None:
     check_disk(folder)
-    say(f"making the environment in {folder}: Python packages and ComfyUI, about {GIGABYTES * 2 // 3} GB, only this once")
+    say(f"making the environment in {folder}: packages and ComfyUI, about {GIGABYTES * 2 // 3} GB, only this once")
     python = make_venv(folder / "venv")
     make_host(folder / "ComfyUI", python)
     say("installing packages")

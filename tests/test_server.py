@@ -19,6 +19,10 @@ def node(class_type: str, **inputs) -> dict:
     return {"class_type": class_type, "inputs": inputs}
 
 
+PAPER = node("PromptRewriteOptimizer", method="paper",
+             **{"method.inner_steps": 2, "method.learning_rate": 0.01, "method.early_stop": True})
+
+
 def red_picture(width: int = 24, height: int = 16) -> dict:
     return node("EmptyImage", width=width, height=height, batch_size=1, color=RED)
 
@@ -40,7 +44,9 @@ def test_the_server_has_the_nodes_that_the_pack_has_in_process(server, host):
 
 
 def test_every_node_has_a_help_page(server):
-    for name in server.pack_nodes():
+    written = {file.stem for file in (ROOT / "web" / "docs").glob("*.md")}
+    assert server.pack_nodes() - written == set()
+    for name in written:
         text = server.get_bytes(f"/extensions/{PACK_NAME}/docs/{name}.md").decode()
         assert len(text) > 200, f"the help page of {name} says nothing"
 
@@ -48,6 +54,7 @@ def test_every_node_has_a_help_page(server):
 def test_the_templates_are_listed_and_served_with_thumbnails(server):
     names = server.templates()
     assert TEMPLATES <= set(names)
+    assert {file.stem for file in (ROOT / "workflows").glob("*.jpg")} == set(names)
     for name in names:
         assert server.template(name) == json.loads((ROOT / "workflows" / f"{name}.json").read_text(encoding="utf-8"))
         picture = server.get_bytes(f"/api/workflow_templates/{PACK_NAME}/{name}.jpg")
@@ -85,6 +92,50 @@ def test_a_node_that_raises_is_named_with_its_message(server):
         server.run_graph(graph)
     assert caught.value.node_id == "4" and caught.value.node_type == "SaveImage"
     assert "outside the output folder" in caught.value.text
+
+
+SCENE = node("MirrorDemoScene", seed=1_000_003, species="fox", coat="from the seed", pattern="from the seed",
+             glasses="no", hat="from the seed", background="from the seed", edit="species", **{"edit.to": "dog"})
+
+
+def test_a_node_of_the_pack_gives_the_same_as_in_process(server, run_graph):
+    graph = {"1": SCENE, "2": node("PreviewImage", images=["1", 0]), "3": node("PreviewAny", source=["1", 1])}
+    theirs, ours = server.run_graph(graph), run_graph(graph)
+    picture = np.asarray(Image.open(io.BytesIO(server.view(theirs.ui["2"]["images"][0]))))
+    assert (picture == (ours.outputs["1"][0][0].numpy() * 255).astype(np.uint8)).all() and picture.std() > 10
+    assert theirs.ui["3"]["text"] == [ours.outputs["1"][1]] and "fox" in ours.outputs["1"][1]
+
+
+def inversion(steps: int) -> dict:
+    """The demo picture inverted with its prompt rewritten; shows how good the mirror is."""
+    return {"world": node("MirrorDemoModel"), "scene": SCENE, "rewriter": PAPER,
+            "latent": node("VAEEncode", pixels=["scene", 0], vae=["world", 2]),
+            "prompt": node("CLIPTextEncode", clip=["world", 1], text=["scene", 1]),
+            "invert": node("RedescribedDDIMInvert", model=["world", 0], positive=["prompt", 0], latent=["latent", 0],
+                           steps=steps, scheduler="ddim_uniform", cfg=1.0, rewriter=["rewriter", 0]),
+            "decode": node("VAEDecode", samples=["invert", 4], vae=["world", 2]),
+            "show": node("PreviewImage", images=["decode", 0])}
+
+
+def progress_of_inversion(event, data) -> bool:
+    return event == "progress" and data["node"] == "invert" and data["value"] >= 3
+
+
+def test_an_inversion_runs_with_progress_and_gives_a_picture(server):
+    run = server.run_graph(inversion(4))
+    bar = [(data["value"], data["max"]) for data in run.named("progress") if data["node"] == "invert"]
+    assert len(bar) >= 4 and bar == sorted(bar) and bar[-1][0] == bar[-1][1]
+    picture = np.asarray(Image.open(io.BytesIO(server.view(run.ui["show"]["images"][0]))))
+    assert picture.shape == (128, 128, 3) and picture.std() > 10
+
+
+def test_an_interrupted_inversion_leaves_the_next_one_as_it_would_be(server):
+    before = server.view(server.run_graph(inversion(3)).ui["show"]["images"][0])
+    run = server.run_graph(inversion(50), interrupt_when=progress_of_inversion)
+    assert run.interrupted and "show" not in run.ui
+    assert max(data["value"] for data in run.named("progress")) < 40
+    server.post("/free", {"unload_models": True, "free_memory": True})      # nothing may come from the cache
+    assert server.view(server.run_graph(inversion(3)).ui["show"]["images"][0]) == before
 
 
 def test_an_interrupt_stops_the_graph_and_leaves_the_server_well(server):
