@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-WIDTH = 64
+WIDTH, GAIN = 64, 0.1
 WORDS = "a an the of on photo picture cat dog red blue car tree sky in with sitting striped plain this is".split()
 UNET = {
     "image_size": 32, "in_channels": 4, "out_channels": 4, "model_channels": 32, "num_res_blocks": [1, 1],
@@ -29,6 +29,13 @@ def fill(module: torch.nn.Module, seed: int, scale: float = 0.08) -> torch.nn.Mo
         gain = name.endswith("weight") and weight.ndim == 1
         weight.data.copy_((value + 1.0 if gain else value).to(weight.dtype))
     return module
+
+
+def gentle(network: torch.nn.Module, out: torch.nn.Module, seed: int, gain: float) -> None:
+    """Seeded weights with a weak last layer: a smooth denoiser, so that walks drift but do not explode."""
+    fill(network, seed)
+    out.weight.data.mul_(gain)
+    out.bias.data.mul_(gain)
 
 
 def patcher(model):
@@ -51,7 +58,7 @@ def unet(seed: int = 0, dtype=torch.float32, v_prediction: bool = False):
     config.set_inference_dtype(dtype, None)
     kind = base.ModelType.V_PREDICTION if v_prediction else base.ModelType.EPS
     model = base.BaseModel(config, model_type=kind, device=torch.device("cpu"))
-    fill(model.diffusion_model, seed)
+    gentle(model.diffusion_model, model.diffusion_model.out[-1], seed, GAIN)
     return patcher(model)
 
 
@@ -67,7 +74,7 @@ def sdxl(seed: int = 0):
     config = Tiny({**UNET, "num_classes": "sequential", "adm_in_channels": WIDTH + 6 * 256})
     config.set_inference_dtype(torch.float32, None)
     model = base.SDXL(config, device=torch.device("cpu"))
-    fill(model.diffusion_model, seed)
+    gentle(model.diffusion_model, model.diffusion_model.out[-1], seed, GAIN)
     return patcher(model)
 
 
@@ -86,7 +93,7 @@ def flow(seed: int = 0):
     })
     config.set_inference_dtype(torch.float32, None)
     model = base.SD3(config, device=torch.device("cpu"))
-    fill(model.diffusion_model, seed)
+    gentle(model.diffusion_model, model.diffusion_model.final_layer.linear, seed, GAIN)
     return patcher(model)
 
 
@@ -174,20 +181,26 @@ def pictures(batch: int = 1, channels: int = 4, height: int = 8, width: int = 8,
     return {"samples": smooth / smooth.std() / scale}
 
 
-def give(make, *types: str) -> str:
-    """The id of a node that outputs what `make()` returns (a tuple for several types), built inside the executor."""
+def node(execute, gives: tuple[str, ...], takes: dict[str, str] | None = None) -> str:
+    """The id of a new node that runs execute(**inputs) in the executor: `takes` input name -> type, `gives` types."""
     nodes = sys.modules["nodes"]
     name = f"Tiny{len(nodes.NODE_CLASS_MAPPINGS)}"
 
-    def execute(self):
-        made = make()
+    def run(self, **inputs):
+        made = execute(**inputs)
         return made if isinstance(made, tuple) else (made,)
 
+    inputs = {"required": {key: (kind,) for key, kind in (takes or {}).items()}}
     nodes.NODE_CLASS_MAPPINGS[name] = type(name, (), {
-        "INPUT_TYPES": classmethod(lambda cls: {"required": {}}),
-        "RETURN_TYPES": types, "FUNCTION": "execute", "CATEGORY": "tests", "execute": execute,
+        "INPUT_TYPES": classmethod(lambda cls: inputs),
+        "RETURN_TYPES": gives, "FUNCTION": "run", "CATEGORY": "tests", "run": run,
     })
     return name
+
+
+def give(make, *types: str) -> str:
+    """The id of a node that outputs what `make()` returns (a tuple for several types), built inside the executor."""
+    return node(make, types)
 
 
 class Graph(dict):
@@ -202,3 +215,48 @@ class Graph(dict):
 
         output.id = name
         return output
+
+
+class Scene(Graph):
+    """A graph with a tiny model, its texts and a picture, and short ways to the pack's nodes.
+
+    PAPER never stops early, so that what it does is the same everywhere.
+    """
+
+    PAPER = {"method": "paper", "method__inner_steps": 3, "method__learning_rate": 0.02, "method__early_stop": False}
+    NULL_TEXT = {**PAPER, "method": "null text"}
+    NONE = {"method": "none"}
+
+    def __init__(self, make=unet, latent=pictures, steps: int = 5, scheduler: str = "ddim_uniform"):
+        super().__init__()
+        self.model = self.add(give(make, "MODEL"))()
+        self.clip = self.add(give(clip, "CLIP"))()
+        self.latent = self.add(give(latent, "LATENT"))()
+        self.source = self.text("a photo of a cat sitting on a car")
+        self.empty = self.text("")
+        self.grid = {"steps": steps, "scheduler": scheduler}
+
+    def text(self, words: str) -> list:
+        return self.add("CLIPTextEncode", clip=self.clip, text=words)()
+
+    def invert(self, rewriter=None, **changes):
+        """RedescribedDDIMInvert; a cfg other than 1 gets the empty negative."""
+        inputs = {"model": self.model, "positive": self.source, "latent": self.latent, "cfg": 1.0, **self.grid}
+        if rewriter:
+            inputs["rewriter"] = self.add("PromptRewriteOptimizer", **rewriter)()
+        if changes.get("cfg", 1.0) != 1.0:
+            inputs["negative"] = self.empty
+        return self.add("RedescribedDDIMInvert", **{**inputs, **changes})
+
+    def sample(self, mirror, **changes):
+        inputs = {"model": self.model, "mirror": mirror(2), "positive": self.source, "strength": 1.0, "cfg": 1.5}
+        return self.add("MirrorSample", **{**inputs, **changes})
+
+    def ksampler(self, latent, positive, negative, cfg: float, **changes):
+        """The stock sampler with the noise off."""
+        inputs = {
+            "model": self.model, "add_noise": "disable", "noise_seed": 0, "cfg": cfg, "sampler_name": "euler",
+            "positive": positive, "negative": negative, "latent_image": latent, "start_at_step": 0,
+            "end_at_step": 10000, "return_with_leftover_noise": "disable", **self.grid,
+        }
+        return self.add("KSamplerAdvanced", **{**inputs, **changes})
