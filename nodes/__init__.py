@@ -4,6 +4,7 @@ from comfy_api.latest import ComfyExtension, io
 
 from .demo import MirrorDemoModel, MirrorDemoScene
 from .direction import CLIPDomainDirection, MirrorApplyDirection
+from .exact import MirrorExactInvert
 from .files import MirrorLoadDirection, MirrorLoadTrajectory, MirrorSaveDirection, MirrorSaveTrajectory
 from .invert import RedescribedDDIMInvert
 from .report import MirrorReport
@@ -16,6 +17,7 @@ NODES: list[type[io.ComfyNode]] = [
     CLIPDomainDirection,
     MirrorApplyDirection,
     MirrorSample,
+    MirrorExactInvert,
     MirrorReport,
     MirrorSaveDirection,
     MirrorLoadDirection,
