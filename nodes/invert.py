@@ -167,6 +167,7 @@ def _walk_both_ways(
     (latents, back), count = run(
         model, samples, sigmas, prompts, algorithm,
         evaluations=(len(sigmas) - 1) * (2 + plan.refine + plan.rewriter.most),
+        by_step=(plan.rewriter.side,),
         with_gradients=plan.rewriter.most > 0,
         checkpoint=model.load_device.type != "cpu" if checkpoint is None else checkpoint,
     )
@@ -211,8 +212,9 @@ def _redescribe(walk: Walk, latents: Tensor, plan: Plan) -> Redescription:
     def on_step(i: int, x: Tensor) -> None:
         walk.progress.reached(steps * (1 + plan.refine) + (i + 1) * (1 + plan.rewriter.most), walk.denoised)
 
-    embedding = prompt.embedding.float()
-    return redescribe(denoise, walk.sigmas, latents, embedding, plan.rewriter, input_scale=plan.scale, on_step=on_step)
+    return redescribe(
+        denoise, walk.sigmas, latents, prompt.embedding, plan.rewriter, input_scale=plan.scale, on_step=on_step
+    )
 
 
 def _how(model, plan: Plan, back: Redescription, count: Count, batch: int) -> dict:

@@ -95,7 +95,10 @@ class MirrorSample(io.ComfyNode):
             )
 
         evaluations = mirror.steps * evaluations_a_step
-        latents, _ = run(model, mirror.latents[-1], mirror.sigmas, prompts, algorithm, evaluations=evaluations)
+        by_step = ("positive", "kept") if mirror.meta["side"] == "positive" else ("negative",)
+        latents, _ = run(
+            model, mirror.latents[-1], mirror.sigmas, prompts, algorithm, evaluations=evaluations, by_step=by_step
+        )
         return io.NodeOutput(*({"samples": model.model.process_latent_out(cpu(x))} for x in latents))
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from ...mirror_ops.schedules import windows
 
 Conditioning = list
+STEP, PART = "mirror_step", "mirror_part"  # options of stepwise entries: which step, and which entry of the original
 
 
 def text_of(conditioning: Conditioning, name: str = "positive") -> Tensor:
@@ -77,12 +78,12 @@ def check_batch(embedding: Tensor, batch: int) -> None:
         raise ValueError(f"There are {len(embedding)} prompts for {batch} pictures; give one prompt, or one each.")
 
 
-def scheduled(conditioning: Conditioning, embeddings: Tensor, sigmas: Tensor, sampling) -> Conditioning:
-    """CONDITIONING that holds each step's own text: `embeddings` [T, B or 1, tokens, width] on the grid sigmas [T+1].
+def stepwise(conditioning: Conditioning, sigmas: Tensor, sampling) -> Conditioning:
+    """The entries once for each step of the grid sigmas [T+1], in adjoining windows, so that texts can differ by step.
 
-    Each step has a window of its own, with borders midway to its neighbours, so a sampler that evaluates once a step,
-    at these very sigmas, sees exactly one text (euler, ddim, dpmpp_2m; not heun or the sde samplers). Entries with
-    windows of their own appear in the steps at which they are active.
+    Borders lie midway between steps, so a sampler that evaluates once a step, at these very sigmas, sees exactly one
+    window (euler, ddim, dpmpp_2m; not heun or the sde samplers). Entries with windows of their own appear in the steps
+    at which they are active. Options STEP and PART tell where an entry's text comes from.
     Raises ValueError if the model cannot tell two steps apart, or if no entry is active at some step.
     """
     steps = windows([_percent_of(sigma, sampling) for sigma in sigmas[:-1].tolist()])
@@ -94,14 +95,21 @@ def scheduled(conditioning: Conditioning, embeddings: Tensor, sigmas: Tensor, sa
                 f"Steps {i} and {i + 1} lie too close for prompt windows. Use fewer steps or another scheduler."
             )
         active = [
-            [text, {**options, "start_percent": start, "end_percent": end}]
-            for text, options in with_text(conditioning, embeddings[i])
+            [text, {**options, "start_percent": start, "end_percent": end, STEP: i, PART: k}]
+            for k, (text, options) in enumerate(conditioning)
             if _is_active(sigma, options.get("start_percent", 0.0), options.get("end_percent", 1.0), sampling)
         ]
         if not active:
             raise ValueError(f"No part of the prompt is active at step {i} of {len(steps)}: close that gap.")
         result += active
     return result
+
+
+def scheduled(conditioning: Conditioning, embeddings: Tensor, sigmas: Tensor, sampling) -> Conditioning:
+    """`stepwise`, each step with its own text of `embeddings` [T, B or 1, tokens, width]."""
+    texts = [split(embedding, token_counts(conditioning)) for embedding in embeddings]
+    entries = stepwise(conditioning, sigmas, sampling)
+    return [[texts[options[STEP]][options[PART]], options] for _, options in entries]
 
 
 def _is_active(sigma: float, start: float, end: float, sampling) -> bool:

@@ -16,7 +16,7 @@ from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from . import gradients
-from .conditioning import Conditioning, join, split, text_of
+from .conditioning import PART, Conditioning, split, stepwise, text_of, token_counts
 from .progress import Progress
 
 Result = TypeVar("Result")
@@ -46,29 +46,36 @@ class Count:
 
 
 class Prompt:
-    """A prompt that the host has processed, whose text can be exchanged."""
+    """A prompt that the host has processed, whose text can be exchanged.
 
-    def __init__(self, name: str, entries: list[dict]):
-        self.entries = entries
-        texts = {}  # the host may add entries for areas; those share the text object of the entry they stand for
-        for entry in entries:
-            text = entry["model_conds"].get("c_crossattn")
-            if text is None or not isinstance(text.cond, Tensor) or text.cond.ndim != 3:
-                raise ValueError(f"This model family does not read its {name} prompt as one text embedding.")
-            texts[id(text)] = text
-        self.texts = texts
-        self.tokens = [text.cond.shape[1] for text in texts.values()]
+    given: the CONDITIONING as it came; passed: as it was passed to the host (`stepwise` or the same); entries: what
+    the host made of that. Raises ValueError for models that do not read the given text as one plain embedding.
+    """
+
+    def __init__(self, name: str, given: Conditioning, passed: Conditioning, entries: list[dict]):
+        self.entries, self.tokens, self.given = entries, token_counts(given), text_of(given, name)
+        # The host may add entries, for areas, after ours; those share the text object of the entry they stand for.
+        self.parts = {}
+        for k, (entry, (text, options)) in enumerate(zip(entries, passed, strict=False)):
+            read = entry["model_conds"].get("c_crossattn")
+            if read is None or not torch.equal(read.cond, text.to(read.cond)):
+                raise ValueError(f"This model does not read its {name} prompt as one plain embedding: not rewritable.")
+            self.parts[id(read)] = options.get(PART, k)
 
     @property
     def embedding(self) -> Tensor:
-        """[B or 1, tokens, width] as the host prepared it, on the model's device."""
-        return join([text.cond for text in self.texts.values()])
+        """[B or 1, tokens, width] the text as it was given, on the model's device, float32."""
+        return self.given.to(self.entries[0]["model_conds"]["c_crossattn"].cond.device, torch.float32, copy=True)
 
     def saying(self, embedding: Tensor) -> list[dict]:
         """The host's entries with the texts of `embedding` [B or 1, tokens, width]."""
-        parts = split(embedding, self.tokens)
-        texts = {key: type(text)(part) for (key, text), part in zip(self.texts.items(), parts, strict=True)}
-        return [_reading(entry, texts[id(entry["model_conds"]["c_crossattn"])]) for entry in self.entries]
+        texts = split(embedding, self.tokens)
+        made = {}
+        for entry in self.entries:
+            read = entry["model_conds"]["c_crossattn"]
+            if id(read) not in made:
+                made[id(read)] = type(read)(texts[self.parts[id(read)]])
+        return [_reading(entry, made[id(entry["model_conds"]["c_crossattn"])]) for entry in self.entries]
 
 
 class Held(NamedTuple):
@@ -88,7 +95,7 @@ class Walk:
         self.checkpoint = False  # whether passes with gradients recompute their activations
         self.device = guider.model_patcher.load_device
         self.half = guider.inner_model.get_dtype_inference() == torch.float16
-        self.prompts = {name: Prompt(name, entries) for name, entries in guider.conds.items()}
+        self.prompts: dict[str, Prompt] = {}
         self.denoised = None  # the last prediction [B, C, H, W], for previews
         self._held = Held(None, None, None, None)
 
@@ -100,15 +107,6 @@ class Walk:
     def least_sigma(self) -> float:
         """The first level of the model's table."""
         return float(self.guider.inner_model.model_sampling.sigma_min)
-
-    def check_prompts(self, prompts: dict[str, Conditioning]) -> None:
-        """Raises ValueError if the model changes a text before reading it: then a rewritten one could not be used."""
-        for name, conditioning in prompts.items():
-            read = self.prompts[name].embedding
-            given = text_of(conditioning, name).to(read)
-            if read.shape != given.shape or not torch.equal(read, given):
-                family = type(self.guider.inner_model).__name__
-                raise ValueError(f"{family} transforms its prompts before it reads them; they cannot be rewritten.")
 
     def denoise(
         self, x: Tensor, sigma: Tensor, positive: list, negative: list | None = None, cfg: float = 1.0, hold=None
@@ -160,23 +158,31 @@ def run(
     algorithm: Callable[[Walk], Result],
     *,
     evaluations: int,
+    by_step: tuple[str, ...] = (),
     with_gradients: bool = False,
     checkpoint: bool = True,
 ) -> tuple[Result, Count]:
     """(what `algorithm(walk)` returns, network rows it took). `model` is cloned, never changed.
 
     latent [B, C, H, W] gives the shape and, to inpainting models, the picture; sigmas [T+1] are what patches see as
-    the schedule; `prompts` maps names ("positive", "negative", any other) to CONDITIONING; `evaluations` bounds the
-    progress. Raises ValueError, before any work, for a model that does not read its prompts as plain embeddings.
+    the schedule; `prompts` maps names ("positive", "negative", any other) to CONDITIONING; those named in `by_step` are
+    passed step by step, as they leave when rewritten, because the host treats areas in them differently.
+    `evaluations` bounds the progress. Raises ValueError, before any work, for prompts that cannot be rewritten.
     """
     patcher, count = model.clone(), Count()
     count.attach(patcher)
     if with_gradients:
         gradients.reserve_room(patcher, gradients.ROOM_CHECKPOINTED if checkpoint else gradients.ROOM_PLAIN)
+        gradients.add_control_out_of_place(patcher)
         if patcher.load_device.type != "cpu":
             gradients.clone_weights_per_call(patcher)
     guider = comfy.samplers.CFGGuider(patcher)
-    guider.inner_set_conds(prompts)
+    sampling = patcher.get_model_object("model_sampling")
+    passed = {
+        name: stepwise(conditioning, sigmas, sampling) if name in by_step else conditioning
+        for name, conditioning in prompts.items()
+    }
+    guider.inner_set_conds(passed)
     result = []
 
     def body(denoiser, x, sigmas, extra_args, callback, disable):
@@ -186,7 +192,7 @@ def run(
                 _make_differentiable(guider)
             walk = Walk(guider, sigmas, extra_args["model_options"], Progress(patcher, evaluations))
             walk.checkpoint = checkpoint
-            walk.check_prompts(prompts)
+            walk.prompts = {name: Prompt(name, prompts[name], passed[name], conds[name]) for name in prompts}
             result.append(algorithm(walk))
         finally:
             guider.conds = conds

@@ -64,6 +64,30 @@ def reserve_room(patcher: ModelPatcher, times: int) -> None:
     patcher.add_wrapper_with_key(WrappersMP.PREPARE_SAMPLING, "mirror_gradients", prepare)
 
 
+class Addend(Tensor):
+    """A ControlNet's residual: `h += residual` makes a new h, and leaves alone the one that autograd has saved."""
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        with torch._C.DisableTorchFunctionSubclass():
+            plain = [a.as_subclass(Tensor) if isinstance(a, cls) else a for a in args]
+            return (Tensor.add if func is Tensor.add_ else func)(*plain, **(kwargs or {}))
+
+
+def add_control_out_of_place(patcher: ModelPatcher) -> None:
+    """The host's networks add ControlNet residuals in place; with gradients, a cloned patcher's no longer do."""
+
+    def apply(executor, x, t, c_concat=None, c_crossattn=None, control=None, *args, **kwargs):
+        if control is not None and torch.is_grad_enabled():
+            control = {
+                name: [r if r is None else r.as_subclass(Addend) for r in residuals]
+                for name, residuals in control.items()
+            }
+        return executor(x, t, c_concat, c_crossattn, control, *args, **kwargs)
+
+    patcher.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "mirror_gradients", apply)
+
+
 def differentiable(model_options: dict) -> dict:
     """Model options whose attention has a backward: torch's own, since some of the host's kernels have none."""
     earlier = model_options.get("transformer_options", {}).get("optimized_attention_override")
