@@ -2,6 +2,7 @@
 
 from comfy_api.latest import ComfyExtension, io
 
+from .attention_maps import MirrorAttentionMaps
 from .demo import MirrorDemoModel, MirrorDemoScene
 from .direction import CLIPDomainDirection, MirrorApplyDirection
 from .exact import MirrorExactInvert
@@ -19,6 +20,7 @@ NODES: list[type[io.ComfyNode]] = [
     MirrorSample,
     MirrorExactInvert,
     MirrorReport,
+    MirrorAttentionMaps,
     MirrorSaveDirection,
     MirrorLoadDirection,
     MirrorSaveTrajectory,

@@ -30,10 +30,12 @@ def watch_cross_attention(patcher: ModelPatcher, see: See) -> None:
 def cross_attention_layers(patcher: ModelPatcher) -> Iterator[tuple[str, int, int]]:
     """(part, block, transformer) of each cross-attention, as the host's attention patches name them."""
     network = patcher.get_model_object("diffusion_model")
-    for part in ("input", "middle", "output"):
-        blocks = [getattr(network, "middle_block", None)] if part == "middle" else getattr(network, f"{part}_blocks", [])
+    middle = getattr(network, "middle_block", None)
+    parts = {"middle": [] if middle is None else [middle]}
+    parts |= {part: getattr(network, f"{part}_blocks", []) for part in ("input", "output")}
+    for part, blocks in parts.items():
         for i, block in enumerate(blocks):
-            for layer in block.modules() if block is not None else ():
+            for layer in block.modules():
                 if isinstance(layer, SpatialTransformer):
                     crossing = [getattr(t, "attn2", None) is not None for t in layer.transformer_blocks]
                     yield from ((part, i, k) for k, crosses in enumerate(crossing) if crosses)
