@@ -74,7 +74,7 @@ def sdxl(seed: int = 0):
     config = Tiny({**UNET, "num_classes": "sequential", "adm_in_channels": WIDTH + 6 * 256})
     config.set_inference_dtype(torch.float32, None)
     model = base.SDXL(config, device=torch.device("cpu"))
-    gentle(model.diffusion_model, model.diffusion_model.out[-1], seed, GAIN)
+    gentle(model.diffusion_model, model.diffusion_model.out[-1], seed, GAIN / 4)
     return patcher(model)
 
 

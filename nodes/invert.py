@@ -11,6 +11,7 @@ from torch import Tensor
 from ..mirror_ops.ddim import InputScale
 from ..mirror_ops.invert import invert
 from ..mirror_ops.redescribe import Redescription, Rewriter, redescribe
+from ..mirror_ops.refine import anderson, averaged, newest
 from ..mirror_ops.refine import refine as solve
 from ..mirror_ops.regularise import regularise as nudge
 from ..mirror_ops.rewriters import Adam
@@ -23,6 +24,7 @@ from .types import CATEGORY, MirrorType, RewriterType
 
 TARGET, CURRENT = "target (null-text family)", "current (pix2pix-zero family)"
 REGULARISERS = {"off": None, "pix2pix-zero": {}, "MirrorDiffusion": {"autocorrelation": 0.0}}
+MIXINGS = {"plain": newest, "averaged": averaged, "anderson": anderson()}
 CHECKPOINTING = {"auto": None, "on": True, "off": False}
 
 
@@ -48,17 +50,17 @@ class RedescribedDDIMInvert(io.ComfyNode):
     @classmethod
     def execute(
         cls, model, positive, latent, steps, scheduler, cfg, negative=None, rewriter=None, sigmas=None, denoise=1.0,
-        refine=0, regularise="off", label=TARGET, checkpointing="auto",
+        refine=0, mixing="plain", regularise="off", label=TARGET, checkpointing="auto",
     ) -> io.NodeOutput:
         rewriter = rewriter or Adam()
         families.check_supported(model, latent["samples"])
         sigmas = families.noise_levels(model, scheduler, steps, denoise) if sigmas is None else sigmas.float().cpu()
         families.check_levels(model, sigmas)
         prompts = _prompts(positive, negative, cfg, rewriter, len(latent["samples"]))
-        if REGULARISERS[regularise] and families.is_flow(model):
+        if regularise != "off" and families.is_flow(model):
             raise ValueError("A flow model predicts a velocity, not noise: set `regularise` to off.")
-        plan = Plan(families.input_scale(model), cfg, rewriter, label, refine, regularise)
-        latents, back, count = _walk_both_ways(model, latent["samples"], sigmas, prompts, plan, checkpointing)
+        plan = Plan(families.input_scale(model), cfg, rewriter, label, refine, mixing, regularise)
+        latents, residuals, back, count = _walk_both_ways(model, latent["samples"], sigmas, prompts, plan, checkpointing)
         mirror = Mirror(
             sigmas=sigmas,
             latents=cpu(latents),
@@ -67,7 +69,7 @@ class RedescribedDDIMInvert(io.ComfyNode):
             embeddings=cpu(back.embeddings),
             pooled=cpu(pooled_of(positive)),
             mask=_mask(latent),
-            meta={"scheduler": scheduler, **_how(model, plan, back, count, latents.shape[1])},
+            meta={"scheduler": scheduler, "residuals": residuals, **_how(model, plan, back, count, latents.shape[1])},
         )
         sampling, latent_out = model.get_model_object("model_sampling"), model.model.process_latent_out
         return io.NodeOutput(
@@ -101,6 +103,11 @@ def _inputs() -> list:
         io.Int.Input(
             "refine", default=0, min=0, max=50, optional=True, advanced=True,
             tooltip="Fixed-point iterations at each inversion step; each costs an evaluation and cuts the error.",
+        ),
+        io.Combo.Input(
+            "mixing", options=list(MIXINGS), default="plain", optional=True, advanced=True,
+            tooltip="How refine's iterations are combined: the newest alone, half of each of the last two, or the best "
+            "mixture of the last four (Anderson), which converges where the others do not.",
         ),
         io.Combo.Input(
             "regularise", options=list(REGULARISERS), default="off", optional=True, advanced=True,
@@ -137,6 +144,7 @@ class Plan(NamedTuple):
     rewriter: Rewriter
     label: str
     refine: int
+    mixing: str
     regularise: str
 
 
@@ -156,27 +164,33 @@ def _prompts(positive, negative, cfg: float, rewriter: Rewriter, batch: int) -> 
 
 def _walk_both_ways(
     model, samples: Tensor, sigmas: Tensor, prompts: dict, plan: Plan, checkpointing: str
-) -> tuple[Tensor, Redescription, Count]:
-    """(the inversion [T+1, B, C, H, W], the way back, network rows)."""
+) -> tuple[Tensor, list, Redescription, Count]:
+    """(the inversion [T+1, B, C, H, W], its residuals, the way back, network rows)."""
     checkpoint = CHECKPOINTING[checkpointing]
 
-    def algorithm(walk: Walk) -> tuple[Tensor, Redescription]:
-        latents = _invert(walk, walk.latent_in(samples), plan)
-        return latents, _redescribe(walk, latents, plan)
+    def algorithm(walk: Walk) -> tuple[Tensor, list, Redescription]:
+        latents, residuals = _invert(walk, walk.latent_in(samples), plan)
+        return latents, residuals, _redescribe(walk, latents, plan)
 
-    (latents, back), count = run(
+    (latents, residuals, back), count = run(
         model, samples, sigmas, prompts, algorithm,
         evaluations=(len(sigmas) - 1) * (2 + plan.refine + plan.rewriter.most),
         by_step=(plan.rewriter.side,),
         with_gradients=plan.rewriter.most > 0,
         checkpoint=model.load_device.type != "cpu" if checkpoint is None else checkpoint,
     )
-    return latents, back, count
+    return latents, residuals, back, count
 
 
-def _invert(walk: Walk, x: Tensor, plan: Plan) -> Tensor:
-    """The inversion [T+1, B, C, H, W], at guidance 1."""
-    sigmas, steps = walk.sigmas, len(walk.sigmas) - 1
+def _invert(walk: Walk, x: Tensor, plan: Plan) -> tuple[Tensor, list[list[float]]]:
+    """The inversion [T+1, B, C, H, W] at guidance 1, and the residuals [T][B] that refinement last saw ([] without)."""
+    sigmas, steps, residuals = walk.sigmas, len(walk.sigmas) - 1, []
+
+    def refined(climb: Callable[[Tensor], Tensor], guess: Tensor) -> Tensor:
+        found = solve(climb, guess, plan.refine, MIXINGS[plan.mixing])
+        residuals.append(found.residuals[-1].tolist())
+        return found.x
+
     latents = invert(
         walk.denoise,
         x,
@@ -185,12 +199,12 @@ def _invert(walk: Walk, x: Tensor, plan: Plan) -> Tensor:
         labels=target_labels(sigmas) if plan.label == TARGET else current_labels(sigmas, walk.least_sigma),
         input_scale=plan.scale,
         regularise=_regulariser(plan.regularise),
-        refine=(lambda climb, x: solve(climb, x, plan.refine).x) if plan.refine else None,
+        refine=refined if plan.refine else None,
         on_step=lambda i, x: walk.progress.reached((steps - i) * (1 + plan.refine), walk.denoised),
     )
     if not torch.isfinite(latents).all():
         raise ValueError("The inversion is not finite. The picture's latent, the schedule or the model is at fault.")
-    return latents
+    return latents, residuals[::-1]
 
 
 def _regulariser(name: str) -> Callable[[Tensor], Tensor] | None:
@@ -227,6 +241,7 @@ def _how(model, plan: Plan, back: Redescription, count: Count, batch: int) -> di
         "cfg": plan.cfg,
         "label": plan.label,
         "refine": plan.refine,
+        "mixing": plan.mixing,
         "regularise": plan.regularise,
         "forwards": count.forwards / batch,
         "backwards": count.backwards / batch,

@@ -1,0 +1,168 @@
+"""Saving, loading, reporting, and what is said when something does not fit."""
+
+import pytest
+import torch
+
+from harness import tiny
+from harness.results import GraphFailed
+from harness.tiny import Scene, give, node
+
+
+def samples(run, output, slot=0):
+    return run.outputs[output.id][slot]["samples"]
+
+
+def test_a_trajectory_is_the_same_after_saving(run_graph, host):
+    scene = Scene()
+    mirror = scene.invert(Scene.PAPER)
+    name = scene.add("MirrorSaveTrajectory", mirror=mirror(2), filename_prefix="tests/walk")
+    loaded = scene.add("MirrorLoadTrajectory", file=name())
+    target = scene.text("a photo of a dog")
+    edits = [scene.sample(lambda slot, made=made: made, positive=target) for made in (mirror(2), loaded())]
+    run = run_graph(scene)
+    file = run.outputs[name.id][0]
+    assert (host.base / "output" / file).is_file() and file == "tests/walk_00001_.safetensors"
+    made, read = run.outputs[mirror.id][2], run.outputs[loaded.id][0]
+    assert read.meta == made.meta
+    for field in ("sigmas", "latents", "reconstruction", "source", "embeddings", "pooled"):
+        assert torch.equal(getattr(read, field), getattr(made, field))
+    assert torch.equal(*(samples(run, edit) for edit in edits))
+    again = Scene()
+    again.add("MirrorReport", mirror=again.add("MirrorLoadTrajectory", file="tests/walk_00001_.safetensors")())
+    run_graph(again)
+
+
+def test_a_direction_is_the_same_after_saving(run_graph, host):
+    scene = Scene()
+    direction = scene.add(
+        "CLIPDomainDirection", clip=scene.clip, source="cat", target="dog\nan owl", sentences="template bank: things")
+    given = scene.add(
+        "CLIPDomainDirection", clip=scene.clip, source="a red cat\na blue cat", target="a red dog\na blue dog",
+        sentences="as given")
+    name = scene.add("MirrorSaveDirection", direction=direction(), filename_prefix="tests/cat2dog")
+    loaded = scene.add("MirrorLoadDirection", file=name())
+    run = run_graph(scene)
+    made, read = run.outputs[direction.id][0], run.outputs[loaded.id][0]
+    assert torch.equal(made.delta, read.delta) and torch.equal(made.pooled, read.pooled) and made.meta == read.meta
+    assert made.delta.shape == (1, 77, tiny.WIDTH) and made.delta[0, 0].abs().max() < 1e-4, "the start token stays"
+    assert "agreement" in run.outputs[direction.id][1] and run.ui[direction.id]["text"]
+    assert run.outputs[given.id][0].meta["sentences"] == "2 and 2 (as given)"
+
+
+def test_pix2pix_zero_pairs_are_read(run_graph, host):
+    for name, value in (("cat", 0.0), ("dog", 1.0)):
+        torch.save(torch.full((1, 77, tiny.WIDTH), value), host.base / "input" / f"{name}.pt")
+    scene = Scene()
+    loaded = scene.add("MirrorLoadDirection", file="cat.pt", target_file="dog.pt")
+    moved = scene.add("MirrorApplyDirection", conditioning=scene.source, direction=loaded(), strength=2.0)
+    run = run_graph(scene)
+    source = run.outputs[scene.source[0]][0]
+    assert torch.allclose(run.outputs[moved.id][0][0][0], source[0][0] + 2.0)
+
+
+def test_a_report_compares_latents_or_pictures(run_graph):
+    scene = Scene()
+    vae = scene.add(give(tiny.vae, "VAE"))()
+    good, bad = scene.invert(Scene.NONE, refine=20), scene.invert(Scene.NONE, cfg=5.0)
+    picture = scene.add("VAEDecode", samples=scene.latent, vae=vae)
+    bare, held = scene.add("MirrorReport", mirror=bad(2)), scene.add("MirrorReport", mirror=good(2), vae=vae)
+    shown = scene.add("MirrorReport", mirror=bad(2), vae=vae)
+    against = scene.add("MirrorReport", mirror=bad(2), vae=vae, image=picture())
+    run = run_graph(scene)
+    assert run.outputs[shown.id][0].shape == (1, 360, 640, 3)
+    assert run.outputs[bare.id][1] == pytest.approx(run.outputs[bad.id][2].displacement[-1].item())
+    decoded, back = (run.outputs[picture.id][0], vae_decode(run, vae, samples(run, bad, 4)))
+    mse = (decoded.clamp(0, 1) - back.clamp(0, 1)).square().mean()
+    assert run.outputs[shown.id][2] == pytest.approx(-10 * torch.log10(mse).item(), abs=0.01)
+    assert run.outputs[against.id][2] == pytest.approx(run.outputs[shown.id][2], abs=0.01)
+    assert run.outputs[held.id][2] > run.outputs[shown.id][2] + 10
+    assert 0 < run.outputs[shown.id][3] < run.outputs[held.id][3] <= 1
+    assert "holds" in run.outputs[held.id][4] and "does not hold" in run.outputs[shown.id][4]
+    assert run.outputs[bare.id][2] > 0
+
+
+def vae_decode(run, vae, latent):
+    with torch.inference_mode():
+        return run.outputs[vae[0]][0].decode(latent)
+
+
+def failure(run_graph, scene):
+    with pytest.raises(GraphFailed) as caught:
+        run_graph(scene)
+    return caught.value.text
+
+
+def test_missing_and_needless_negatives_are_named(run_graph):
+    scene = Scene()
+    scene.invert(cfg=5.0, negative=scene.source)
+    del list(scene.values())[-1]["inputs"]["negative"]
+    assert "cfg 5 needs a negative prompt" in failure(run_graph, scene)
+    scene = Scene()
+    scene.invert(Scene.NULL_TEXT)
+    assert "rewrites the negative prompt, which cfg 1 never reads" in failure(run_graph, scene)
+    scene = Scene()
+    scene.sample(scene.invert(Scene.NONE, cfg=5.0))
+    assert "made at cfg 5 against a negative prompt. Connect the same `negative`" in failure(run_graph, scene)
+
+
+def test_latents_and_models_that_do_not_fit_are_named(run_graph):
+    scene = Scene(latent=lambda: tiny.pictures(channels=16))
+    scene.invert(Scene.NONE)
+    assert "16 channels and BaseModel needs 4" in failure(run_graph, scene)
+    scene = Scene(latent=lambda: {"samples": torch.zeros(1, 4, 3, 8, 8)})
+    scene.invert(Scene.NONE)
+    assert "Only still pictures can be inverted; BaseModel" in failure(run_graph, scene)
+    scene = Scene()
+    other = scene.add(give(lambda: tiny.unet(v_prediction=True), "MODEL"))
+    scene.sample(scene.invert(Scene.NONE), model=other())
+    assert "prediction is EPS; the connected model's is V_PREDICTION" in failure(run_graph, scene)
+    scene = Scene(latent=lambda: {"samples": torch.full((1, 4, 8, 8), float("nan"))})
+    scene.invert(Scene.NONE)
+    assert "not finite" in failure(run_graph, scene)
+
+
+def test_schedules_that_do_not_fit_are_named(run_graph):
+    scene = Scene()
+    flipped = scene.add("FlipSigmas", sigmas=scene.add("KarrasScheduler", steps=4, sigma_max=8, sigma_min=1, rho=7)())
+    scene.invert(Scene.NONE, sigmas=flipped())
+    assert "sampling order (not flipped)" in failure(run_graph, scene)
+    scene = Scene(tiny.flow, latent=lambda: tiny.pictures(channels=16))
+    scene.invert(Scene.NONE, sigmas=scene.add("KarrasScheduler", steps=4, sigma_max=8, sigma_min=1, rho=7)())
+    assert "A flow model's noise levels end at 1" in failure(run_graph, scene)
+    scene = Scene(tiny.flow, latent=lambda: tiny.pictures(channels=16), scheduler="simple")
+    scene.invert(Scene.NONE, regularise="pix2pix-zero")
+    assert "predicts a velocity" in failure(run_graph, scene)
+
+
+def test_prompts_that_do_not_fit_are_named(run_graph):
+    scene = Scene()
+    long = scene.text(" ".join(["a photo of a cat"] * 20))
+    scene.sample(scene.invert(Scene.NONE), positive=long)
+    assert "`positive` has 154 tokens" in failure(run_graph, scene)
+    scene = Scene(latent=lambda: tiny.pictures(3))
+    double = node(lambda a: [[torch.cat([a[0][0]] * 2), a[0][1]]], ("CONDITIONING",), {"a": "CONDITIONING"})
+    scene.invert(Scene.NONE, positive=scene.add(double, a=scene.source)())
+    assert "2 prompts for 3 pictures" in failure(run_graph, scene)
+    scene = Scene()
+    scene.add("CLIPDomainDirection", clip=scene.clip, source="cat", target=" \n", sentences="as given")
+    assert "`target` is empty" in failure(run_graph, scene)
+    scene = Scene()
+    scene.add("CLIPDomainDirection", clip=scene.clip, source="cat", target="cat", sentences="as given")
+    assert "say the same" in failure(run_graph, scene)
+
+
+def test_files_that_do_not_fit_are_named(run_graph, host):
+    (host.base / "secret.safetensors").write_bytes(b"")
+    torch.save(torch.zeros(1, 77, 4), host.base / "input" / "half.pt")
+    for node_id, file, words in (
+        ("MirrorLoadTrajectory", "nothing.safetensors", "There is no file 'nothing.safetensors'"),
+        ("MirrorLoadTrajectory", "../secret.safetensors", "There is no file '../secret.safetensors'"),
+        ("MirrorLoadDirection", "half.pt", "one half of a pair"),
+    ):
+        scene = Scene()
+        scene.add(node_id, file=file)
+        assert words in failure(run_graph, scene)
+    scene = Scene()
+    mirror = scene.add("MirrorSaveTrajectory", mirror=scene.invert(Scene.NONE)(2), filename_prefix="tests/other")
+    scene.add("MirrorLoadDirection", file=mirror())
+    assert "is not a saved direction" in failure(run_graph, scene)
