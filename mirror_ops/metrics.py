@@ -21,9 +21,14 @@ def psnr(x: Tensor, reference: Tensor, peak: float = 1.0) -> Tensor:
 
 
 def ssim(x: Tensor, reference: Tensor, peak: float = 1.0, size: int = 11, width: float = 1.5) -> Tensor:
-    """[B] structural similarity of [B, C, H, W] (Wang et al. 2004, eq. 13): Gaussian window 11, 1.5, valid borders.
+    """[B] structural similarity of [B, C, H, W] (Wang et al. 2004, eq. 13): the mean of `ssim_map`."""
+    return ssim_map(x, reference, peak, size, width).mean(dim=(1, 2))
 
-    Raises ValueError for pictures smaller than the window.
+
+def ssim_map(x: Tensor, reference: Tensor, peak: float = 1.0, size: int = 11, width: float = 1.5) -> Tensor:
+    """[B, H - size + 1, W - size + 1] similarity around each pixel of [B, C, H, W]: Gaussian window, valid borders.
+
+    The mean over channels. Raises ValueError for pictures smaller than the window.
     """
     if min(x.shape[-2:]) < size:
         raise ValueError(f"SSIM needs pictures of at least {size} x {size} pixels, not {list(x.shape[-2:])}.")
@@ -41,4 +46,4 @@ def ssim(x: Tensor, reference: Tensor, peak: float = 1.0, size: int = 11, width:
     covariance = blur(x * reference) - mu_x * mu_y
     luminance = (2 * mu_x * mu_y + c1) / (mu_x**2 + mu_y**2 + c1)
     structure = (2 * covariance + c2) / (var_x + var_y + c2)
-    return (luminance * structure).mean(dim=(1, 2, 3))
+    return (luminance * structure).mean(dim=1)
