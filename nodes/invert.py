@@ -52,15 +52,15 @@ class RedescribedDDIMInvert(io.ComfyNode):
         cls, model, positive, latent, steps, scheduler, cfg, negative=None, rewriter=None, sigmas=None, denoise=1.0,
         refine=0, mixing="plain", regularise="off", label=TARGET, checkpointing="auto",
     ) -> io.NodeOutput:
-        rewriter = rewriter or Adam()
-        families.check_supported(model, latent["samples"])
+        rewriter, samples = rewriter or Adam(), latent["samples"]
+        families.check_supported(model, samples)
         sigmas = families.noise_levels(model, scheduler, steps, denoise) if sigmas is None else sigmas.float().cpu()
         families.check_levels(model, sigmas)
-        prompts = _prompts(positive, negative, cfg, rewriter, len(latent["samples"]))
+        prompts = _prompts(positive, negative, cfg, rewriter, len(samples))
         if regularise != "off" and families.is_flow(model):
             raise ValueError("A flow model predicts a velocity, not noise: set `regularise` to off.")
         plan = Plan(families.input_scale(model), cfg, rewriter, label, refine, mixing, regularise)
-        latents, residuals, back, count = _walk_both_ways(model, latent["samples"], sigmas, prompts, plan, checkpointing)
+        latents, residuals, back, count = _walk_both_ways(model, samples, sigmas, prompts, plan, checkpointing)
         mirror = Mirror(
             sigmas=sigmas,
             latents=cpu(latents),
@@ -71,13 +71,13 @@ class RedescribedDDIMInvert(io.ComfyNode):
             mask=_mask(latent),
             meta={"scheduler": scheduler, "residuals": residuals, **_how(model, plan, back, count, latents.shape[1])},
         )
-        sampling, latent_out = model.get_model_object("model_sampling"), model.model.process_latent_out
+        sampling = model.get_model_object("model_sampling")
         return io.NodeOutput(
-            {"samples": latent_out(mirror.latents[0])},
+            {"samples": families.stock_start(model, mirror.latents[0], sigmas[0])},
             scheduled(prompts[rewriter.side], mirror.embeddings, sigmas, sampling),
             mirror,
             sigmas,
-            {"samples": latent_out(mirror.reconstruction[-1])},
+            {"samples": model.model.process_latent_out(mirror.reconstruction[-1])},
         )
 
 
