@@ -56,10 +56,12 @@ def test_a_flow_mirror_reaches_sigma_one_and_comes_back(run_graph):
     scene = scene_of("flow", steps=8, scheduler="simple")
     mirror = scene.invert(Scene.NONE, refine=8)
     partial = scene.invert(Scene.NONE, denoise=0.5, steps=4)
+    stock = scene.ksampler(partial(0), partial(1), scene.empty, 1.0, steps=8, start_at_step=4)
     run = run_graph(scene)
     assert run.outputs[mirror.id][3][0] == 1.0 and run.outputs[mirror.id][3][-1] == 0.0
     assert run.outputs[mirror.id][2].displacement[-1] < 1e-5
     assert 0.3 < run.outputs[partial.id][3][0] < 0.9
+    assert relative_displacement(samples(run, stock), samples(run, partial, 4)) < 1e-5
 
 
 def test_pooled_prompts_are_recorded_and_edited(run_graph):

@@ -80,6 +80,16 @@ def input_scale(model: ModelPatcher) -> InputScale:
     return scale
 
 
+def stock_start(model: ModelPatcher, x: Tensor, sigma: Tensor) -> Tensor:
+    """The LATENT from which a stock sampler with its noise off starts at the model-space latent x of level sigma.
+
+    For a flow model that sampler multiplies by 1 - sigma, so at sigma 1 no latent will do; x itself is then returned.
+    """
+    if is_flow(model) and sigma < 1:
+        x = x / (1 - sigma)
+    return model.model.process_latent_out(x)
+
+
 def to_picture_space(latents: Tensor, latent_format: str) -> Tensor:
     """Model-space latents as the LATENT that a VAE decodes. Raises ValueError for a latent format the host lacks."""
     kind = getattr(comfy.latent_formats, latent_format, None)
