@@ -58,10 +58,7 @@ def redescribe(
     embeddings, walk, losses, evaluations = [], [x], [], []
     for i, sigma, sigma_next in moves(sigmas):
         scale = input_scale(sigma_next)
-
-        def move(c: Tensor, x: Tensor = x, sigma: Tensor = sigma, sigma_next: Tensor = sigma_next) -> Tensor:
-            return input_scale(sigma_next) * euler(x, denoise(x, sigma, c), sigma, sigma_next)
-
+        move = move_from(denoise, x, sigma, sigma_next, scale)
         target = scale * latents[i + 1]
         step = rewrite(move, target, embedding, i / (len(sigmas) - 1))
         embedding = step.embedding
@@ -74,6 +71,13 @@ def redescribe(
         if on_step is not None:
             on_step(i, x)
     return Redescription(torch.stack(embeddings), torch.stack(walk), torch.stack(losses), evaluations)
+
+
+def move_from(
+    denoise: Denoiser, x: Tensor, sigma: Tensor, sigma_next: Tensor, scale: Tensor | float
+) -> Callable[[Tensor], Tensor]:
+    """One step as a function of the prompt: embedding -> scale * (the latent at sigma_next)."""
+    return lambda embedding: scale * euler(x, denoise(x, sigma, embedding), sigma, sigma_next)
 
 
 def mean_square(x: Tensor) -> Tensor:

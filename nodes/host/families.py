@@ -4,7 +4,6 @@ import comfy.latent_formats
 import comfy.model_sampling
 import comfy.samplers
 import torch
-from comfy.model_base import ModelType
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
@@ -13,7 +12,7 @@ from ...mirror_ops.schedules import check_grid, paper_grid
 
 PAPERS = "papers (50: 981, ..., 21, 1)"
 SCHEDULERS = [*comfy.samplers.SCHEDULER_NAMES, PAPERS]
-UNSUPPORTED = (ModelType.IMG_TO_IMG, ModelType.IMG_TO_IMG_FLOW, ModelType.V_PREDICTION_DDPM)
+UNSUPPORTED = ("IMG_TO_IMG", "IMG_TO_IMG_FLOW", "V_PREDICTION_DDPM")  # by name: older hosts lack some
 
 
 def describe(model: ModelPatcher) -> dict:
@@ -30,8 +29,8 @@ def describe(model: ModelPatcher) -> dict:
 def check_supported(model: ModelPatcher, latent: Tensor) -> None:
     """Raises ValueError, naming the model, for families that cannot be inverted here and latents that do not fit."""
     name, latent_format = type(model.model).__name__, model.get_model_object("latent_format")
-    if model.model.model_type in UNSUPPORTED:
-        raise ValueError(f"{name} turns one picture into another ({model.model.model_type.name}): no noise to invert.")
+    if model.model.model_type.name in UNSUPPORTED:
+        raise ValueError(f"{name} ({model.model.model_type.name}) does not predict the noise in a picture.")
     if latent.is_nested or latent.ndim != 4 or latent_format.latent_dimensions != 2:
         raise ValueError(
             f"Only still pictures can be inverted; {name} with a latent of {latent.ndim} dimensions is something else."
