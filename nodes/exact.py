@@ -178,15 +178,11 @@ class MirrorExactInvert(io.ComfyNode):
         sigmas = families.noise_levels(model, scheduler, steps, denoise) if sigmas is None else sigmas.float().cpu()
         families.check_levels(model, sigmas)
         chosen = METHODS[method["method"]][1](method)
-        prompts = _prompts(positive, negative, cfg, len(samples))
+        prompts = prompts_at(cfg, positive, negative, len(samples))
 
         def algorithm(walk: Walk):
-            def predict(x: Tensor, sigma: Tensor, cond: None) -> Tensor:
-                entries = {name: prompt.entries for name, prompt in walk.prompts.items()}
-                return walk.denoise(x.to(walk.device), sigma.to(walk.device), **entries, cfg=cfg).cpu()
-
-            on = Ground(sigmas, families.input_scale(model), families.is_flow(model), _network(walk.guider))
-            return on, chosen.encode(predict, walk.latent_in(samples).cpu(), on)
+            on = ground(walk, model, sigmas)
+            return on, chosen.encode(predictor(walk, cfg), walk.latent_in(samples).cpu(), on)
 
         evaluations = chosen.calls * (len(sigmas) - 1)
         (on, state), _ = run(model, samples, sigmas, prompts, algorithm, evaluations=evaluations)
@@ -197,7 +193,7 @@ class MirrorExactInvert(io.ComfyNode):
         return io.NodeOutput({"samples": model.model.process_latent_out(start)}, sampler, sigmas)
 
 
-def _prompts(positive, negative, cfg: float, batch: int) -> dict:
+def prompts_at(cfg: float, positive, negative, batch: int) -> dict:
     """The CONDITIONING of each side; ValueError if one is missing or does not fit."""
     if negative is None and cfg != 1:
         raise ValueError(f"cfg {cfg:g} needs a negative prompt to guide away from. Connect `negative`, or use cfg 1.")
@@ -207,9 +203,21 @@ def _prompts(positive, negative, cfg: float, batch: int) -> dict:
     return prompts
 
 
-def _network(guider) -> torch.dtype:
-    """float64 for a model that computes in it, else float32, which the host casts to what the model computes in."""
-    return torch.float64 if guider.inner_model.get_dtype_inference() == torch.float64 else torch.float32
+def predictor(walk: Walk, cfg: float) -> Denoiser:
+    """The guided prediction, from and to the CPU, where the float64 state lies: not every device has float64."""
+    entries = {name: prompt.entries for name, prompt in walk.prompts.items()}
+
+    def predict(x: Tensor, sigma: Tensor, cond: None) -> Tensor:
+        return walk.denoise(x.to(walk.device), sigma.to(walk.device), **entries, cfg=cfg).cpu()
+
+    return predict
+
+
+def ground(walk: Walk, model, sigmas: Tensor) -> Ground:
+    """The network is called in float64 if the model computes in it, else in float32, which the host casts further."""
+    computes = walk.guider.inner_model.get_dtype_inference()
+    network = torch.float64 if computes == torch.float64 else torch.float32
+    return Ground(sigmas, families.input_scale(model), families.is_flow(model), network)
 
 
 def _replay(method, state, start: Tensor, on: Ground) -> Callable:
