@@ -18,7 +18,8 @@ def main(argv: list[str]) -> int:
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=Path("training-runs"), help="pictures, latents and checkpoints")
     parser.add_argument("--workers", type=int, default=min(os.cpu_count() or 1, 8), help="processes, one core each")
-    parser.add_argument("--scenes", type=int, default=SCENES, help="training scenes")
+    parser.add_argument("--scenes", type=int, default=SCENES,
+                        help="training scenes; the diffusion model takes the first half, each also mirrored")
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES)
     parser.add_argument("--steps", type=int, help="training steps of each stage, for a trial run")
     parser.add_argument("--install", action="store_true", help="replace demo/weights by the result")
@@ -30,10 +31,10 @@ def main(argv: list[str]) -> int:
 
 
 def _run(stage: str, args) -> None:
-    from . import classifier, model
-    from .training import classifier as read
+    from .training import classifier as read                # first: training makes the host's classes importable
     from .training import diffusion, tokenizer, vae
     from .training.export import export
+    from . import classifier, model  # isort: skip
     out = {name: args.folder / f"{name}-final.pt" for name in ("vae", "diffusion", "classifier")}
     steps = {"steps": args.steps} if args.steps else {}
     if stage == "tokenizer":
@@ -41,7 +42,7 @@ def _run(stage: str, args) -> None:
     elif stage == "vae":
         vae.train(args.folder, out["vae"], args.workers, args.scenes, **steps)
     elif stage == "diffusion":
-        diffusion.train(args.folder, out["diffusion"], out["vae"], args.workers, args.scenes, **steps)
+        diffusion.train(args.folder, out["diffusion"], out["vae"], args.workers, args.scenes // 2, **steps)
     elif stage == "classifier":
         read.train(args.folder, out["classifier"], args.workers, args.scenes, **steps)
     else:

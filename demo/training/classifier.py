@@ -13,7 +13,7 @@ from .data import pictures
 from .loop import bfloat16, fit, parallel
 from .vae import to_tensor
 
-STEPS, BATCH, LR = 2400, 64, 1.5e-3
+STEPS, BATCH, LR = 1500, 64, 2e-3
 
 
 def train(folder: Path, out: Path, workers: int, scenes: int, steps: int = STEPS) -> None:

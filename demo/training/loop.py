@@ -41,14 +41,13 @@ def _join(rank, task, workers, rendezvous, args):
 def fit(modules: dict[str, torch.nn.Module], loss: Callable[[int], torch.Tensor], *, steps: int, lr: float, name: str,
         checkpoint: Path, rank: int, workers: int, ema: float = .999, weight_decay: float = 1e-2,
         report: Callable[[int], str] | None = None) -> dict[str, dict[str, torch.Tensor]]:
-    """Minimise loss(step) over all parameters of `modules` with AdamW, linear warm-up, cosine decay to zero.
+    """Minimise loss(step) over all parameters of `modules` with AdamW: linear warm-up, constant, cosine decay to zero.
 
     Each rank computes the loss of its own share of the batch; gradients are averaged. Resumes from `checkpoint`, which
     rank 0 writes every two minutes. Returns the exponential moving average of each module's parameters.
     """
     params = [p for m in modules.values() for p in m.parameters() if p.requires_grad]
-    decay = [p for p in params if p.ndim > 1]
-    optimiser = torch.optim.AdamW([{"params": decay, "weight_decay": weight_decay},
+    optimiser = torch.optim.AdamW([{"params": [p for p in params if p.ndim > 1], "weight_decay": weight_decay},
                                    {"params": [p for p in params if p.ndim <= 1], "weight_decay": 0.}],
                                   lr=lr, betas=(.9, .99))
     average = [p.detach().clone() for p in params]
@@ -110,8 +109,8 @@ def _resume(checkpoint, modules, optimiser, average):
 
 def _save(checkpoint, modules, optimiser, average, step, seconds):
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
-    state = {"modules": {k: m.state_dict() for k, m in modules.items()}, "optimiser": optimiser.state_dict(),
-             "average": average, "step": step, "seconds": seconds}
+    state = {"modules": {k: m.state_dict() for k, m in modules.items()},
+             "optimiser": optimiser.state_dict(), "average": average, "step": step, "seconds": seconds}
     torch.save(state, checkpoint.with_suffix(".part"))
     checkpoint.with_suffix(".part").replace(checkpoint)
 
