@@ -95,7 +95,11 @@ def tapped(template: dict, seed: int) -> tuple[dict, dict]:
     edited = graph[node["MirrorSample"][0]]["inputs"]["mirror"][0]
     numbers = {"ddim_displacement": [report_of[at_cfg_5["none"]], 1],
                "mirror_displacement": [report_of[at_cfg_5["paper"]], 1],
-               "edit_mirror_displacement": [report_of[edited], 1]}
+               "edit_mirror_displacement": [report_of[edited], 1],
+               "mirror_forwards": [report_of[at_cfg_5["paper"]], 5],
+               "mirror_backwards": [report_of[at_cfg_5["paper"]], 6],
+               "edit_mirror_forwards": [report_of[edited], 5], "edit_mirror_backwards": [report_of[edited], 6],
+               "edit_sample_forwards": [node["MirrorSample"][0], 2]}
     taps = {"pictures": {n: add("PreviewImage", images=wire) for n, wire in images.items()},
             "numbers": {n: add("PreviewAny", source=wire) for n, wire in numbers.items()}}
     return graph, taps

@@ -36,6 +36,8 @@ class MirrorReport(io.ComfyNode):
                 io.Float.Output(display_name="psnr", tooltip="In dB, of the reconstruction."),
                 io.Float.Output(display_name="ssim"),
                 io.String.Output(display_name="hint"),
+                io.Float.Output(display_name="forwards", tooltip="Passes through the network a picture, both ways."),
+                io.Float.Output(display_name="backwards", tooltip="Backward passes a picture."),
             ],
         )
 
@@ -50,7 +52,8 @@ class MirrorReport(io.ComfyNode):
         likeness = ssim(*pictures, size=min(11, *pictures[0].shape[-2:])).mean().item()
         hint = _hint(mirror, displacement, quality)
         picture = torch.from_numpy(curve.copy()).float()[None] / 255
-        return io.NodeOutput(picture, displacement, quality, likeness, hint, ui=ui.PreviewText(hint))
+        cost = mirror.meta["forwards"], mirror.meta["backwards"]
+        return io.NodeOutput(picture, displacement, quality, likeness, hint, *cost, ui=ui.PreviewText(hint))
 
 
 def _latents(mirror: Mirror) -> tuple[Tensor, Tensor]:

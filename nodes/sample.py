@@ -61,6 +61,7 @@ class MirrorSample(io.ComfyNode):
             outputs=[
                 io.Latent.Output(display_name="edited"),
                 io.Latent.Output(display_name="reconstruction", tooltip="The same walk without the edit."),
+                io.Float.Output(display_name="forwards", tooltip="Passes through the network a picture."),
             ],
         )
 
@@ -96,10 +97,11 @@ class MirrorSample(io.ComfyNode):
 
         evaluations = mirror.steps * evaluations_a_step
         by_step = ("positive", "kept") if mirror.meta["side"] == "positive" else ("negative",)
-        latents, _ = run(
+        latents, count = run(
             model, mirror.latents[-1], mirror.sigmas, prompts, algorithm, evaluations=evaluations, by_step=by_step
         )
-        return io.NodeOutput(*({"samples": model.model.process_latent_out(cpu(x))} for x in latents))
+        edited, kept = ({"samples": model.model.process_latent_out(cpu(x))} for x in latents)
+        return io.NodeOutput(edited, kept, count.forwards / mirror.latents.shape[1])
 
 
 def _branches(walk: Walk, mirror: Mirror, change: Tensor, cfg: float) -> tuple:
