@@ -31,10 +31,12 @@ def main(argv: list[str]) -> int:
 
 
 def _run(stage: str, args) -> None:
-    from .training import classifier as read                # first: training makes the host's classes importable
+    from .training import boot
+    boot()
+    from . import classifier, model
+    from .training import classifier as read
     from .training import diffusion, tokenizer, vae
     from .training.export import export
-    from . import classifier, model  # isort: skip
     out = {name: args.folder / f"{name}-final.pt" for name in ("vae", "diffusion", "classifier")}
     steps = {"steps": args.steps} if args.steps else {}
     if stage == "tokenizer":
