@@ -94,6 +94,7 @@ def flow(seed: int = 0):
     config.set_inference_dtype(torch.float32, None)
     model = base.SD3(config, device=torch.device("cpu"))
     gentle(model.diffusion_model, model.diffusion_model.final_layer.linear, seed, GAIN)
+    model.diffusion_model.pos_embed.normal_(generator=torch.Generator().manual_seed(seed)).mul_(0.02)
     return patcher(model)
 
 
