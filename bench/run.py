@@ -3,7 +3,8 @@
 import importlib
 import sys
 
-BENCHES = {"demo-model": "bench.demo_model", "reconstruction": "bench.reconstruction"}
+BENCHES = {"demo-model": "bench.demo_model", "reconstruction": "bench.reconstruction",
+           "edits": "bench.edits"}
 
 
 def main(argv: list[str]) -> int:

@@ -1,0 +1,189 @@
+"""Running one method on a batch of scenes, and its figures against the exact answer. Results are kept on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import time
+from functools import cache, cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from harness.environment import ROOT
+from harness.tiny import Graph, node
+from mirror_ops.metrics import relative_displacement
+from mirror_ops.perceptual import structure_distance
+from mirror_ops.regions import psnr_within, ssim_within
+
+from .edits_methods import STEPS, Made, Method, Wires
+from .edits_tasks import Case, sentences
+from .world import save, world
+
+TYPES = ("MODEL", "CLIP", "VAE", "IMAGE", "IMAGE", "CONDITIONING", "CONDITIONING", "CONDITIONING", "MIRROR_DIRECTION",
+         "STRING", "STRING")
+SHOWN = 8                       # scenes of each task whose edited pictures are kept
+
+
+class Stage:
+    """Hands scenes to graphs, and counts what the network does for them."""
+
+    def __init__(self, steps: int = STEPS):
+        self.steps = steps
+        w = world()
+        self.model, self.count = w.model.clone(), w.host.pack_module("nodes.host.denoiser").Count()
+        self.count.attach(self.model)
+        self.values: tuple = ()
+        self.given = node(lambda: self.values, TYPES)
+        importlib.import_module("comfy.utils").PROGRESS_BAR_ENABLED = False     # of stock samplers; this bench has one
+
+    def run(self, method: Method, settings: dict, cases: list[Case]) -> tuple[Tensor, Tensor | None]:
+        """(edited pictures [B, H, W, 3], relative displacement of the reconstruction [B] or None)."""
+        g = Graph()
+        links = map(g.add(self.given), range(len(TYPES)))
+        wires = Wires(*links, steps=self.steps)
+        made = method.build(g, wires, **settings)
+        reads_words = any(link in (wires.words_before, wires.words_after)
+                          for entry in g.values() for link in entry["inputs"].values())
+        picture = g.add("VAEDecode", samples=made.edited, vae=wires.vae)
+        groups = [[case] for case in cases] if reads_words else [cases]
+        done = [self._run(g, made, picture.id, group) for group in groups]
+        pictures, moved = zip(*done, strict=True)
+        return torch.cat(pictures), None if moved[0] is None else torch.cat(moved)
+
+    def _run(self, g: Graph, made: Made, picture: str, cases: list[Case]) -> tuple[Tensor, Tensor | None]:
+        self.values = self._values(cases)
+        run = world().host.run_graph(g)
+        moved = None
+        if made.mirror is not None:
+            mirror = run.outputs[made.mirror[0]][made.mirror[1]]
+            moved = relative_displacement(mirror.reconstruction[-1], mirror.latents[-1])
+        return run.outputs[picture][0], moved
+
+    def _values(self, cases: list[Case]) -> tuple:
+        w, (case, *_) = world(), cases
+        before, after, _ = (torch.cat(parts) for parts in zip(*(c.pictures() for c in cases), strict=True))
+        texts = [prompts([c.captions[k] for c in cases]) for k in (0, 1)]
+        return (self.model, w.clip, w.vae, before, after, *texts, w.prompt(""),
+                direction(case.task.attribute, case.change), *case.captions)
+
+
+def prompts(captions: list[str]) -> list:
+    """CONDITIONING that holds a caption for each picture of a batch."""
+    entries = [world().prompt(caption)[0] for caption in captions]
+    options = dict(entries[0][1])
+    if options.get("pooled_output") is not None:
+        options["pooled_output"] = torch.cat([options["pooled_output"] for _, options in entries])
+    return [[torch.cat([text for text, _ in entries]), options]]
+
+
+@cache
+def direction(attribute: str, change: tuple[str, str]):
+    """MIRROR_DIRECTION of the pack's own node."""
+    w = world()
+    source, target = sentences(attribute, change)
+    execute = w.host.pack_module("nodes.direction").CLIPDomainDirection.execute
+    return execute(w.clip, source, target, "as given").args[0]
+
+
+def measure(stage: Stage, name: str, method: Method, settings: dict, cases: list[Case]) -> tuple[list[dict], Tensor]:
+    """(one record a scene, the edited pictures [B, H, W, 3])."""
+    direction(cases[0].task.attribute, cases[0].change)     # made once for all methods, so not in their seconds
+    stage.count.forwards = stage.count.backwards = 0
+    started = time.perf_counter()
+    edited, moved = stage.run(method, settings, cases)
+    cost = {"forwards": stage.count.forwards / len(cases), "backwards": stage.count.backwards / len(cases),
+            "seconds": (time.perf_counter() - started) / len(cases)}
+    found = figures(edited, cases)
+    return [{"method": name, "task": case.task.name, "seed": case.seed, **found[i],
+             "displacement": None if moved is None else float(moved[i]), **cost}
+            for i, case in enumerate(cases)], edited
+
+
+def figures(edited: Tensor, cases: list[Case]) -> list[dict]:
+    """How near edited pictures [B, H, W, 3] are to the exact answers, and what the classifier sees in them."""
+    before, after, mask = (torch.cat(parts) for parts in zip(*(c.pictures() for c in cases), strict=True))
+    x, answer, source = (p.movedim(-1, 1).float() for p in (edited, after, before))
+    values = {"inside_psnr": psnr_within(x, answer, mask), "outside_psnr": psnr_within(x, answer, 1 - mask),
+              "inside_ssim": ssim_within(x, answer, mask), "outside_ssim": ssim_within(x, answer, 1 - mask),
+              "structure": structure_distance(features(x), features(source))}
+    seen = world().attributes(edited)
+    return [{**{name: float(value[i]) for name, value in values.items()}, **judged(case, seen[i])}
+            for i, case in enumerate(cases)]
+
+
+def judged(case: Case, seen: dict[str, str]) -> dict[str, float]:
+    """`success`: the edited attribute is seen; `kept`: the share of the others that are seen as they were."""
+    right = {name: float(seen[name] == value) for name, value in case.wanted.items()}
+    success = right.pop(case.task.attribute)
+    return {"success": success, "kept": float(np.mean(list(right.values())))}
+
+
+def features(x: Tensor) -> Tensor:
+    """[B, 16 * 16, 64] what the attribute classifier's second stage sees in pictures [B, 3, 128, 128] in [0, 1]."""
+    small = torch.nn.functional.interpolate(2 * x - 1, size=64, mode="area")
+    return world().classifier.body[:12](small).flatten(2).mT
+
+
+class Book:
+    """Records on disk, so that a run that was stopped goes on where it was. Other weights or sources: other records."""
+
+    def __init__(self, folder: Path, steps: int, fresh: bool = False):
+        self.folder, self.steps = folder, steps
+        self.path = folder / "measured.jsonl"
+        folder.mkdir(parents=True, exist_ok=True)
+        if fresh:
+            self.path.unlink(missing_ok=True)
+        text = self.path.read_text() if self.path.exists() else ""
+        self.records = {entry["key"]: entry["record"] for entry in map(parsed, text.splitlines()) if entry}
+        if text and not text.endswith("\n"):
+            self.path.write_text(text + "\n")       # the run was stopped in the middle of a line
+
+    @cached_property
+    def state(self) -> str:
+        return state()
+
+    def key(self, name: str, settings: dict, case: Case) -> str:
+        return json.dumps([self.state, self.steps, name, settings, case.task.name, case.change, case.seed])
+
+    def find(self, name: str, settings: dict, cases: list[Case]) -> list[dict] | None:
+        """The records of all these cases, or None if one is missing."""
+        found = [self.records.get(self.key(name, settings, case)) for case in cases]
+        return None if None in found else found
+
+    def add(self, name: str, settings: dict, cases: list[Case], records: list[dict]) -> None:
+        with self.path.open("a") as file:
+            for case, record in zip(cases, records, strict=True):
+                key = self.key(name, settings, case)
+                self.records[key] = record
+                file.write(json.dumps({"key": key, "record": record}) + "\n")
+
+    def picture(self, name: str, case: Case) -> Path:
+        """Where the edited picture of a case is kept."""
+        return self.folder / "pictures" / case.task.name.replace(" ", "-") / name / f"{case.seed}.png"
+
+    def keep(self, name: str, cases: list[Case], pictures: Tensor) -> None:
+        """Save the edited pictures of the first scenes, for the sheets."""
+        for case, picture in zip(cases, pictures, strict=True):
+            if case.seed % world().scene.HELD_OUT < SHOWN:
+                save(picture, self.picture(name, case))
+
+
+def parsed(line: str) -> dict | None:
+    """A line of the book; None for one that was cut short when the run was stopped."""
+    try:
+        return json.loads(line)
+    except json.JSONDecodeError:
+        return None
+
+
+def state() -> str:
+    """A fingerprint of what figures depend on: the weights, and the sources of the pack and of this bench."""
+    measured = [ROOT / "bench" / f"edits_{part}.py" for part in ("measure", "methods", "tasks")]
+    pack = [f for folder in ("mirror_ops", "nodes", "demo") for f in (ROOT / folder).rglob("*.py")]
+    files = sorted(f for f in [*measured, *pack] if "training" not in f.parts)
+    weights = sorted((ROOT / "demo" / "weights").glob("*.safetensors"))
+    return hashlib.sha256(b"".join(f.read_bytes() for f in [*files, *weights])).hexdigest()[:16]

@@ -1,0 +1,84 @@
+"""What a person wants to look at: for each task a sheet of pictures, and plots of all methods."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from mirror_ops.sheet import draw_sheet
+
+from .edits_measure import SHOWN, Book
+from .edits_tasks import TASKS, Case, batches
+from .plots import Point, bars, scatter
+
+HIT, MISSED = (30, 150, 70), (205, 50, 50)
+BOUNDS = {"floor", "ceiling"}
+ENOUGH = .8                     # success below which a method counts as not having edited
+
+
+def draw(out: Path, book: Book, rows: list[dict], average: list[dict], args, names: list[str]) -> None:
+    """Write sheet-TASK.png for every task, and plots of the means over tasks."""
+    for task in args.tasks:
+        path = out / f"sheet-{task.replace(' ', '-')}.png"
+        Image.fromarray(sheet(book, task, rows, args, names)).save(path)
+    for name, plot in (("plot-locality", locality(average)), ("plot-cost", cost(average)),
+                       ("plot-attributes", attributes(average))):
+        Image.fromarray(plot).save(out / f"{name}.png")
+    print(f"sheets and plots: {out}")
+
+
+def sheet(book: Book, task: str, rows: list[dict], args, names: list[str]) -> np.ndarray:
+    """The picture, the exact answer, and each method's edit, a column a scene. Frames: green hit, red missed."""
+    held_out = args.scenes_of == "held-out"
+    cases = [case for batch in batches(TASKS[task], args.scenes, held_out, args.scenes) for case in batch]
+    cases = sorted(cases, key=lambda case: case.seed)[:SHOWN]
+    drawn = [[as_bytes(picture) for picture in case.pictures()[:2]] for case in cases]
+    pictures = [[before for before, _ in drawn], [answer for _, answer in drawn]]
+    labels, marks = ["the picture", "exact answer"], [[None] * len(cases)] * 2
+    of = {row["method"]: row for row in rows if row["task"] == task}
+    hits = {(r["method"], r["seed"]): r["success"] for r in book.records.values() if r["task"] == task}
+    for name in names:
+        row = of[name]
+        pictures.append([load(book, name, case) for case in cases])
+        labels.append(f"{name}\nin {row['inside_psnr']:.1f} dB\nout {row['outside_psnr']:.1f} dB")
+        marks.append([None if name in BOUNDS else HIT if hits[name, case.seed] else MISSED for case in cases])
+    titles = [" to ".join(case.change) if len(TASKS[task].changes) > 1 else str(case.seed) for case in cases]
+    return draw_sheet(pictures, titles, labels, marks)
+
+
+def load(book: Book, name: str, case: Case) -> np.ndarray:
+    return np.asarray(Image.open(book.picture(name, case)).convert("RGB"))
+
+
+def as_bytes(picture) -> np.ndarray:
+    """[H, W, 3] uint8 of a picture [1, H, W, 3] in [0, 1]."""
+    return (picture[0] * 255).round().byte().numpy()
+
+
+def locality(average: list[dict]) -> np.ndarray:
+    """Outside against inside, methods that edited filled."""
+    points = [Point(row["method"], row["outside_psnr"], row["inside_psnr"], edited(row)) for row in average]
+    return scatter(points, "nearness to the exact answer (filled: success of 80 % or more)",
+                   "outside the edited region, PSNR in dB", "inside, PSNR in dB")
+
+
+def cost(average: list[dict]) -> np.ndarray:
+    """What nearness costs. A backward pass counts as two forward passes."""
+    points = [Point(row["method"], row["forwards"] + 2 * row["backwards"],
+                    (row["inside_psnr"] + row["outside_psnr"]) / 2, edited(row))
+              for row in average if row["method"] not in BOUNDS]
+    return scatter(points, "cost (filled: success of 80 % or more)", "forward + 2 x backward passes a picture",
+                   "mean of inside and outside, PSNR in dB")
+
+
+def edited(row: dict) -> bool:
+    return row["success"] >= ENOUGH
+
+
+def attributes(average: list[dict]) -> np.ndarray:
+    """Success and the others kept, a pair of bars a method."""
+    rows = [row for row in average if row["method"] != "floor"]
+    return bars([row["method"] for row in rows], {"asked for": [row["success"] for row in rows],
+                                                  "others kept": [row["kept"] for row in rows]}, "attributes right")
