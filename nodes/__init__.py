@@ -3,11 +3,13 @@
 from comfy_api.latest import ComfyExtension, io
 
 from .attention_maps import MirrorAttentionMaps
+from .compare import MirrorCompare
 from .demo import MirrorDemoModel, MirrorDemoScene
 from .direction import CLIPDomainDirection, MirrorApplyDirection
 from .exact import MirrorExactInvert
 from .files import MirrorLoadDirection, MirrorLoadTrajectory, MirrorSaveDirection, MirrorSaveTrajectory
 from .invert import RedescribedDDIMInvert
+from .metrics import MirrorMetrics
 from .report import MirrorReport
 from .rewriter import PromptRewriteOptimizer
 from .sample import MirrorSample
@@ -20,6 +22,8 @@ NODES: list[type[io.ComfyNode]] = [
     MirrorSample,
     MirrorExactInvert,
     MirrorReport,
+    MirrorMetrics,
+    MirrorCompare,
     MirrorAttentionMaps,
     MirrorSaveDirection,
     MirrorLoadDirection,
