@@ -3,12 +3,12 @@
     rewrite(move, target, embedding, progress) -> Rewritten        (see `redescribe`)
 
 `side` says which prompt it rewrites, "positive" or "negative"; `start` which prompt it starts from; `most` bounds the
-evaluations of one step. To add a method, add a class here with these names; nothing else needs to know of it but the
-node that offers it.
+evaluations of one step; `refine` is how many fixed-point iterations its inversion needs at least. To add a method, add
+a subclass of `Keep`; nothing else needs to know of it but the node that offers it.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -25,7 +25,15 @@ class Keep:
     name: str = "none"
     side: str = "positive"
     start: str = "positive"
-    most: int = 0
+    refine: int = 0
+
+    @property
+    def most(self) -> int:
+        return 0
+
+    def at(self, cfg: float) -> "Keep":
+        """The rewriter to use at this guidance."""
+        return self
 
     def __call__(self, move: Move, target: Tensor, embedding: Tensor, progress: float) -> Rewritten:
         return Rewritten(embedding, None, 0)
@@ -43,7 +51,23 @@ class NegativePrompt(Keep):
 
 
 @dataclass(frozen=True)
-class Adam:
+class FixedPoint(NegativePrompt):
+    """`ours`: an inversion that sampling undoes, and a guidance with nothing to undo.
+
+    What rewriting has to repair has two parts. The slope read at the wrong end of each inversion move is repaired by
+    solving for the right one (`refine`). The pull of guidance, which grows with cfg, is repaired in closed form by the
+    negative prompt. No gradient is taken, and the displacement does not depend on cfg.
+    """
+
+    name: str = "ours"
+    refine: int = 2
+
+    def at(self, cfg: float) -> "FixedPoint":
+        return replace(self, side="positive" if cfg == 1 else "negative")
+
+
+@dataclass(frozen=True)
+class Adam(Keep):
     """`paper` (side positive: MirrorDiffusion) and `null text` (side negative: Mokady et al. 2023).
 
     Up to `steps` Adam steps on the mean squared distance to the recorded latent, with a fresh optimiser state at each
@@ -56,8 +80,6 @@ class Adam:
     """
 
     name: str = "paper"
-    side: str = "positive"
-    start: str = "positive"
     steps: int = 10
     rate: float = 1e-2
     tolerance: float = 1e-5

@@ -52,13 +52,14 @@ class RedescribedDDIMInvert(io.ComfyNode):
         cls, model, positive, latent, steps, scheduler, cfg, negative=None, rewriter=None, sigmas=None, denoise=1.0,
         refine=0, mixing="plain", regularise="off", label=TARGET, checkpointing="auto",
     ) -> io.NodeOutput:
-        rewriter, samples = rewriter or Adam(), latent["samples"]
+        rewriter, samples = (rewriter or Adam()).at(cfg), latent["samples"]
         families.check_supported(model, samples)
         sigmas = families.noise_levels(model, scheduler, steps, denoise) if sigmas is None else sigmas.float().cpu()
         families.check_levels(model, sigmas)
         prompts = _prompts(positive, negative, cfg, rewriter, len(samples))
         if regularise != "off" and families.is_flow(model):
             raise ValueError("A flow model predicts a velocity, not noise: set `regularise` to off.")
+        refine = max(refine, rewriter.refine)
         plan = Plan(families.input_scale(model), cfg, rewriter, label, refine, mixing, regularise)
         latents, residuals, back, count = _walk_both_ways(model, samples, sigmas, prompts, plan, checkpointing)
         mirror = Mirror(
@@ -128,7 +129,7 @@ def _outputs() -> list:
     return [
         io.Latent.Output(display_name="inverted", tooltip="The noise. For a stock sampler with noise off."),
         io.Conditioning.Output(
-            display_name="rewritten", tooltip="The rewritten prompt, one text a step (the negative one for null text)."
+            display_name="rewritten", tooltip="The rewritten prompt, one text a step; the negative if that was rewritten."
         ),
         MirrorType.Output(display_name="mirror", tooltip="Everything, for MirrorSample and MirrorReport."),
         io.Sigmas.Output(display_name="sigmas", tooltip="The noise levels walked."),

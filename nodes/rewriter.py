@@ -2,7 +2,7 @@
 
 from comfy_api.latest import io
 
-from ..mirror_ops.rewriters import Adam, Keep, NegativePrompt, null_text
+from ..mirror_ops.rewriters import Adam, FixedPoint, Keep, NegativePrompt, null_text
 from .types import CATEGORY, RewriterType
 
 
@@ -20,9 +20,18 @@ def _adam_settings(choice: dict) -> dict:
     return {"steps": choice["inner_steps"], "rate": choice["learning_rate"], "early_stop": choice["early_stop"]}
 
 
+def _fixed_point_inputs() -> list:
+    return [
+        io.Int.Input(
+            "iterations", default=2, min=1, max=20, tooltip="Fixed-point iterations at each inversion step, at least."
+        )
+    ]
+
+
 # What the node offers: name -> (its inputs, settings -> rewriter). A new method is one more line.
 METHODS = {
     "paper": (_adam_inputs, lambda choice: Adam(**_adam_settings(choice))),
+    "ours": (_fixed_point_inputs, lambda choice: FixedPoint(refine=choice["iterations"])),
     "null text": (_adam_inputs, lambda choice: null_text(**_adam_settings(choice))),
     "negative prompt": (list, lambda choice: NegativePrompt()),
     "none": (list, lambda choice: Keep()),
@@ -45,7 +54,8 @@ class PromptRewriteOptimizer(io.ComfyNode):
                     "method",
                     options=[io.DynamicCombo.Option(name, inputs()) for name, (inputs, _) in METHODS.items()],
                     tooltip=(
-                        "paper: Adam on the describing prompt (MirrorDiffusion). null text: Adam on the negative. "
+                        "paper: Adam on the describing prompt (MirrorDiffusion). ours: fixed-point inversion, and "
+                        "above cfg 1 the negative prompt; no gradients. null text: Adam on the negative. "
                         "negative prompt: the negative becomes the describing prompt. none: plain DDIM, to compare."
                     ),
                 )

@@ -86,6 +86,25 @@ def test_rewriting_lowers_the_displacement_and_negative_prompt_is_plain_ddim(run
     assert moved[closed.id] == pytest.approx(moved[plain.id], rel=1e-3)
 
 
+@pytest.mark.parametrize("cfg", [1.0, 5.0])
+def test_ours_comes_closer_than_paper_for_less(run_graph, cfg):
+    scene = Scene(steps=10)
+    settings = {"cfg": cfg} if cfg == 1 else {"cfg": cfg, "negative": scene.empty}
+    full = {**Scene.PAPER, "method__inner_steps": 10}
+    ddim, paper = scene.invert(Scene.NONE, **settings), scene.invert(full, **settings)
+    ours = scene.invert({"method": "ours", "method__iterations": 2}, **settings)
+    pair = (ours(1), scene.empty) if cfg == 1 else (scene.source, ours(1))
+    stock = scene.ksampler(ours(0), *pair, cfg)
+    edit = scene.sample(ours, positive=scene.text("a photo of a dog"), cfg=2.0)
+    run = run_graph(scene)
+    ddim, paper, made = (run.outputs[node.id][2] for node in (ddim, paper, ours))
+    assert made.displacement[-1] < paper.displacement[-1] < ddim.displacement[-1]
+    ddim, paper, made = (mirror.meta["forwards"] + mirror.meta["backwards"] for mirror in (ddim, paper, made))
+    assert made - ddim <= (paper - ddim) / 4
+    assert far(samples(run, stock), samples(run, ours, 4)) < 1e-4
+    assert far(samples(run, edit), samples(run, edit, 1)) > AWAY
+
+
 def test_refinement_cures_the_inversion(run_graph):
     scene = Scene(steps=10)
     plain, refined = scene.invert(Scene.NONE), scene.invert(Scene.NONE, refine=5)
