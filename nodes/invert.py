@@ -129,7 +129,7 @@ def _outputs() -> list:
     return [
         io.Latent.Output(display_name="inverted", tooltip="The noise. For a stock sampler with noise off."),
         io.Conditioning.Output(
-            display_name="rewritten", tooltip="The rewritten prompt, one text a step; the negative if that was rewritten."
+            display_name="rewritten", tooltip="The rewritten prompt, one text a step; see the rewriter for its side."
         ),
         MirrorType.Output(display_name="mirror", tooltip="Everything, for MirrorSample and MirrorReport."),
         io.Sigmas.Output(display_name="sigmas", tooltip="The noise levels walked."),
