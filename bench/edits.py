@@ -4,9 +4,9 @@ Figures are means over scenes. inside/outside: PSNR (dB) and SSIM against the ex
 differs from the picture (widened by 3 pixels), and outside it. success: share of pictures in which the attribute
 classifier sees what was asked for. kept: share of the five other attributes that it sees unchanged. structure:
 self-similarity distance to the picture (x 1000) on the classifier's features. displacement: relative rms error of the
-latent where the way back without the edit arrives. forwards, backwards: rows through the network for a picture.
-seconds: for a picture, in batches. Read `floor` (no edit) and `ceiling` (the autoencoder alone) first: what the picture
-does not determine, such as the shape of new ears, can't be right.
+latent where the way back without the edit arrives. forwards, backwards: rows through the network, and seconds: these
+three for each task's first scene by itself. Read `floor` (no edit) and `ceiling` (the autoencoder alone) first: what
+the picture does not determine, such as the shape of new ears, can't be right.
 
 Methods stand at their published settings; rows that end in -tuned at the best of seven on training scenes (--tune).
 Writes table.txt, table.csv, a sheet of pictures for each task and plots beside the JSON, or to output/edits.
@@ -27,16 +27,18 @@ import numpy as np
 import torch
 
 from . import edits_pictures as pictures
-from .edits_measure import Book, Stage, measure
+from .edits_measure import Book, alone, embedded, fingerprint, measure
 from .edits_methods import METHODS, STEPS
-from .edits_tasks import TASKS, batches
+from .edits_tasks import TASKS, cases_of
 from .table import show, write
+from .world import world
 
 MEANS = ("inside_psnr", "outside_psnr", "inside_ssim", "outside_ssim", "success", "kept", "structure", "displacement",
          "forwards", "backwards", "seconds")
 TUNED = Path(__file__).with_name("edits_tuned.json")
 BEST = "-tuned"
-BATCH = 8
+BATCH = 16
+UNKNOWN = {"forwards": None, "backwards": None, "seconds": None}
 GOOD = .9                       # success that a setting should reach before nearness counts
 
 
@@ -47,7 +49,9 @@ def main(argv: list[str]) -> int:
         print(problem, file=sys.stderr)
         return 2
     out = args.json.parent if args.json else Path("output", "edits")
-    book = Book(out, args.steps, args.fresh)
+    parts = ("edits_measure", "edits_methods", "edits_tasks")
+    weights = [world().host.pack_module(f"demo.{name}").WEIGHTS for name in ("model", "classifier")]
+    book = Book(out, [fingerprint(parts, weights), args.steps], args.fresh)
     with torch.inference_mode():
         if args.tune:
             tune(args, book)
@@ -101,22 +105,27 @@ def listed(names: list[str] | None):
 
 def measure_all(args, book: Book, entries: list, tasks: list[str], held_out: bool) -> list[dict]:
     """All records, from the book or measured now, with a line of progress."""
-    jobs = [(name, method, settings, cases) for task in tasks for name, method, settings in entries
-            for cases in batches(TASKS[task], args.scenes, held_out, BATCH)]
+    cases = [case for task in tasks for case in cases_of(TASKS[task], args.scenes, held_out)]
+    jobs = [(name, method, settings, cases[k:k + BATCH]) for name, method, settings in entries
+            for k in range(0, len(cases), BATCH)]
     left = [job for job in jobs if book.find(job[0], job[2], job[3]) is None]
     if len(left) < len(jobs):
         print(f"{len(jobs) - len(left)} of {len(jobs)} batches were measured before, by the same sources and weights")
-    stage, started = Stage(args.steps), time.time()
-    for k, (name, method, settings, cases) in enumerate(left):
+    first = {case.task: case for case in reversed(cases)}
+    stage, started, costs = embedded(args.steps), time.time(), {}
+    for k, (name, method, settings, batch) in enumerate(left):
         so_far = time.time() - started
         rest = f", {so_far / k * (len(left) - k) / 60:.1f} min left" if k else ""
-        print(f"\r\033[K{k}/{len(left)} batches{rest}   {cases[0].task.name}: {name}", end="", flush=True)
-        records, edited = measure(stage, name, method, settings, cases)
+        print(f"\r\033[K{k}/{len(left)} batches{rest}   {name}", end="", flush=True)
+        records, edited = measure(stage, name, method, settings, batch)
+        for task in {case.task for case in batch if not args.tune and (name, case.task) not in costs}:
+            _, costs[name, task] = alone(stage, method, settings, first[task])
+        records = [{**r, **costs.get((name, c.task), UNKNOWN)} for r, c in zip(records, batch, strict=True)]
         if not args.tune:
-            book.keep(name, cases, edited)
-        book.add(name, settings, cases, records)
+            book.keep(name, batch, edited)
+        book.add(name, settings, batch, records)
     print("\r\033[K", end="")
-    return [record for name, _, settings, cases in jobs for record in book.find(name, settings, cases)]
+    return [record for name, _, settings, batch in jobs for record in book.find(name, settings, batch)]
 
 
 def summary(records: list[dict]) -> list[dict]:

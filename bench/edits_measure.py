@@ -6,13 +6,13 @@ import hashlib
 import importlib
 import json
 import time
-from functools import cache, cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from harness.boot import Host
 from harness.environment import ROOT
 from harness.tiny import Graph, node
 from mirror_ops.metrics import relative_displacement
@@ -20,31 +20,30 @@ from mirror_ops.perceptual import structure_distance
 from mirror_ops.regions import psnr_within, ssim_within
 
 from .edits_methods import STEPS, Made, Method, Wires
-from .edits_tasks import Case, sentences
+from .edits_tasks import Case
 from .world import save, world
 
 TYPES = ("MODEL", "CLIP", "VAE", "IMAGE", "IMAGE", "CONDITIONING", "CONDITIONING", "CONDITIONING", "MIRROR_DIRECTION",
          "STRING", "STRING")
-SHOWN = 8                       # scenes of each task whose edited pictures are kept
 
 
 class Stage:
     """Hands scenes to graphs, and counts what the network does for them."""
 
-    def __init__(self, steps: int = STEPS):
-        self.steps = steps
-        w = world()
-        self.model, self.count = w.model.clone(), w.host.pack_module("nodes.host.denoiser").Count()
+    def __init__(self, host: Host, model, clip, vae, steps: int = STEPS):
+        self.host, self.clip, self.vae, self.steps = host, clip, vae, steps
+        self.model, self.count = model.clone(), host.pack_module("nodes.host.denoiser").Count()
         self.count.attach(self.model)
         self.values: tuple = ()
         self.given = node(lambda: self.values, TYPES)
-        importlib.import_module("comfy.utils").PROGRESS_BAR_ENABLED = False     # of stock samplers; this bench has one
+        self.directions: dict = {}
+        importlib.import_module("comfy.utils").PROGRESS_BAR_ENABLED = False     # of stock samplers; benches have one
 
-    def run(self, method: Method, settings: dict, cases: list[Case]) -> tuple[Tensor, Tensor | None]:
+    def run(self, method: Method, settings: dict, cases: list) -> tuple[Tensor, Tensor | None]:
         """(edited pictures [B, H, W, 3], relative displacement of the reconstruction [B] or None)."""
         g = Graph()
         links = map(g.add(self.given), range(len(TYPES)))
-        wires = Wires(*links, steps=self.steps)
+        wires = Wires(*links, host=self.host, steps=self.steps)
         made = method.build(g, wires, **settings)
         reads_words = any(link in (wires.words_before, wires.words_after)
                           for entry in g.values() for link in entry["inputs"].values())
@@ -54,53 +53,64 @@ class Stage:
         pictures, moved = zip(*done, strict=True)
         return torch.cat(pictures), None if moved[0] is None else torch.cat(moved)
 
-    def _run(self, g: Graph, made: Made, picture: str, cases: list[Case]) -> tuple[Tensor, Tensor | None]:
+    def _run(self, g: Graph, made: Made, picture: str, cases: list) -> tuple[Tensor, Tensor | None]:
         self.values = self._values(cases)
-        run = world().host.run_graph(g)
+        run = self.host.run_graph(g)
         moved = None
         if made.mirror is not None:
             mirror = run.outputs[made.mirror[0]][made.mirror[1]]
             moved = relative_displacement(mirror.reconstruction[-1], mirror.latents[-1])
         return run.outputs[picture][0], moved
 
-    def _values(self, cases: list[Case]) -> tuple:
-        w, (case, *_) = world(), cases
+    def _values(self, cases: list) -> tuple:
         before, after, _ = (torch.cat(parts) for parts in zip(*(c.pictures() for c in cases), strict=True))
-        texts = [prompts([c.captions[k] for c in cases]) for k in (0, 1)]
-        return (self.model, w.clip, w.vae, before, after, *texts, w.prompt(""),
-                direction(case.task.attribute, case.change), *case.captions)
+        texts = [self._prompts([c.captions[k] for c in cases]) for k in (0, 1)]
+        return (self.model, self.clip, self.vae, before, after, *texts, self._prompts([""]), self._directions(cases),
+                *cases[0].captions)
+
+    def _prompts(self, captions: list[str]) -> list:
+        """CONDITIONING that holds a caption for each picture of a batch."""
+        entries = [self.clip.encode_from_tokens_scheduled(self.clip.tokenize(caption))[0] for caption in captions]
+        options = dict(entries[0][1])
+        if options.get("pooled_output") is not None:
+            options["pooled_output"] = torch.cat([options["pooled_output"] for _, options in entries])
+        return [[torch.cat([text for text, _ in entries]), options]]
+
+    def _directions(self, cases: list):
+        """MIRROR_DIRECTION that holds one for each picture, from the pack's own node; made once, so that no method's
+        seconds hold it."""
+        execute = self.host.pack_module("nodes.direction").CLIPDomainDirection.execute
+        for case in cases:
+            if case.sentences not in self.directions:
+                self.directions[case.sentences] = execute(self.clip, *case.sentences, "as given").args[0]
+        each = [self.directions[case.sentences] for case in cases]
+        pooled = None if each[0].pooled is None else torch.cat([one.pooled for one in each])
+        return type(each[0])(torch.cat([one.delta for one in each]), pooled, each[0].meta)
 
 
-def prompts(captions: list[str]) -> list:
-    """CONDITIONING that holds a caption for each picture of a batch."""
-    entries = [world().prompt(caption)[0] for caption in captions]
-    options = dict(entries[0][1])
-    if options.get("pooled_output") is not None:
-        options["pooled_output"] = torch.cat([options["pooled_output"] for _, options in entries])
-    return [[torch.cat([text for text, _ in entries]), options]]
-
-
-@cache
-def direction(attribute: str, change: tuple[str, str]):
-    """MIRROR_DIRECTION of the pack's own node."""
+def embedded(steps: int = STEPS) -> Stage:
+    """The embedded world's stage."""
     w = world()
-    source, target = sentences(attribute, change)
-    execute = w.host.pack_module("nodes.direction").CLIPDomainDirection.execute
-    return execute(w.clip, source, target, "as given").args[0]
+    return Stage(w.host, w.model, w.clip, w.vae, steps)
 
 
 def measure(stage: Stage, name: str, method: Method, settings: dict, cases: list[Case]) -> tuple[list[dict], Tensor]:
     """(one record a scene, the edited pictures [B, H, W, 3])."""
-    direction(cases[0].task.attribute, cases[0].change)     # made once for all methods, so not in their seconds
-    stage.count.forwards = stage.count.backwards = 0
-    started = time.perf_counter()
     edited, moved = stage.run(method, settings, cases)
-    cost = {"forwards": stage.count.forwards / len(cases), "backwards": stage.count.backwards / len(cases),
-            "seconds": (time.perf_counter() - started) / len(cases)}
     found = figures(edited, cases)
     return [{"method": name, "task": case.task.name, "seed": case.seed, **found[i],
-             "displacement": None if moved is None else float(moved[i]), **cost}
-            for i, case in enumerate(cases)], edited
+             "displacement": None if moved is None else float(moved[i])} for i, case in enumerate(cases)], edited
+
+
+def alone(stage: Stage, method: Method, settings: dict, case) -> tuple[Tensor, dict[str, float]]:
+    """(edited picture [1, H, W, 3], what it takes by itself). In a batch rewriting stops when its slowest picture does,
+    so costs are measured here."""
+    stage._values([case])                   # the direction, which serves all methods
+    stage.count.forwards = stage.count.backwards = 0
+    started = time.perf_counter()
+    edited, _ = stage.run(method, settings, [case])
+    seconds = time.perf_counter() - started
+    return edited, {"forwards": stage.count.forwards, "backwards": stage.count.backwards, "seconds": seconds}
 
 
 def figures(edited: Tensor, cases: list[Case]) -> list[dict]:
@@ -129,10 +139,10 @@ def features(x: Tensor) -> Tensor:
 
 
 class Book:
-    """Records on disk, so that a run that was stopped goes on where it was. Other weights or sources: other records."""
+    """Records on disk, so that a run that was stopped goes on where it was. `state`: what else figures depend on."""
 
-    def __init__(self, folder: Path, steps: int, fresh: bool = False):
-        self.folder, self.steps = folder, steps
+    def __init__(self, folder: Path, state: list, fresh: bool = False):
+        self.folder, self.state = folder, state
         self.path = folder / "measured.jsonl"
         folder.mkdir(parents=True, exist_ok=True)
         if fresh:
@@ -142,33 +152,30 @@ class Book:
         if text and not text.endswith("\n"):
             self.path.write_text(text + "\n")       # the run was stopped in the middle of a line
 
-    @cached_property
-    def state(self) -> str:
-        return state()
+    def key(self, name: str, settings: dict, case) -> str:
+        return json.dumps([self.state, name, settings, case.place])
 
-    def key(self, name: str, settings: dict, case: Case) -> str:
-        return json.dumps([self.state, self.steps, name, settings, case.task.name, case.change, case.seed])
-
-    def find(self, name: str, settings: dict, cases: list[Case]) -> list[dict] | None:
+    def find(self, name: str, settings: dict, cases: list) -> list[dict] | None:
         """The records of all these cases, or None if one is missing."""
         found = [self.records.get(self.key(name, settings, case)) for case in cases]
         return None if None in found else found
 
-    def add(self, name: str, settings: dict, cases: list[Case], records: list[dict]) -> None:
+    def add(self, name: str, settings: dict, cases: list, records: list[dict]) -> None:
         with self.path.open("a") as file:
             for case, record in zip(cases, records, strict=True):
                 key = self.key(name, settings, case)
                 self.records[key] = record
                 file.write(json.dumps({"key": key, "record": record}) + "\n")
 
-    def picture(self, name: str, case: Case) -> Path:
+    def picture(self, name: str, case) -> Path:
         """Where the edited picture of a case is kept."""
-        return self.folder / "pictures" / case.task.name.replace(" ", "-") / name / f"{case.seed}.png"
+        *above, last = case.place
+        return self.folder.joinpath("pictures", *above, name, f"{last}.png")
 
-    def keep(self, name: str, cases: list[Case], pictures: Tensor) -> None:
-        """Save the edited pictures of the first scenes, for the sheets."""
+    def keep(self, name: str, cases: list, pictures: Tensor) -> None:
+        """Save the edited pictures that sheets show."""
         for case, picture in zip(cases, pictures, strict=True):
-            if case.seed % world().scene.HELD_OUT < SHOWN:
+            if case.shown:
                 save(picture, self.picture(name, case))
 
 
@@ -180,10 +187,9 @@ def parsed(line: str) -> dict | None:
         return None
 
 
-def state() -> str:
-    """A fingerprint of what figures depend on: the weights, and the sources of the pack and of this bench."""
-    measured = [ROOT / "bench" / f"edits_{part}.py" for part in ("measure", "methods", "tasks")]
+def fingerprint(parts: tuple[str, ...], weights: list[Path]) -> str:
+    """Of all that figures depend on: weights, the sources of the pack, and these parts of the bench."""
+    bench = [ROOT / "bench" / f"{part}.py" for part in parts]
     pack = [f for folder in ("mirror_ops", "nodes", "demo") for f in (ROOT / folder).rglob("*.py")]
-    files = sorted(f for f in [*measured, *pack] if "training" not in f.parts)
-    weights = sorted((ROOT / "demo" / "weights").glob("*.safetensors"))
+    files = sorted(f for f in [*bench, *pack] if "training" not in f.parts)
     return hashlib.sha256(b"".join(f.read_bytes() for f in [*files, *weights])).hexdigest()[:16]

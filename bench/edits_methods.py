@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -15,9 +16,8 @@ import torch
 from demo.graphs import PAPER, mirror_demo
 from demo.graphs import invert as as_shipped
 from demo.graphs import sample as sample_as_shipped
+from harness.boot import Host
 from harness.tiny import Graph, node
-
-from .world import world
 
 STEPS = 50
 CURRENT = "current (pix2pix-zero family)"
@@ -36,6 +36,7 @@ class Wires(NamedTuple):
     direction: list         # MIRROR_DIRECTION from many captions with the one value to as many with the other
     words_before: list      # STRING; a graph that uses these two is run on one picture at a time
     words_after: list
+    host: Host
     steps: int = STEPS
 
     def latent(self, g: Graph) -> list:
@@ -140,21 +141,20 @@ def sdedit(g: Graph, w: Wires, denoise: float, cfg: float) -> Made:
 
 def cycle(g: Graph, w: Wires, denoise: float, cfg: float, eta: float = .1) -> Made:
     """DPM-encoder under the one caption, decoder under the other. denoise 0.7: the last 35 of 50 steps."""
-    name = CYCLE.get("node") or CYCLE.setdefault("node", node(cycle_diffusion, ("LATENT",), CYCLE_TAKES))
+    name = node(partial(cycle_diffusion, w.host), ("LATENT",), CYCLE_TAKES)
     settings = {"steps": round(w.steps * denoise), "denoise": denoise, "cfg": cfg, "eta": eta}
     links = {"model": w.model, "before": w.before, "after": w.after, "empty": w.empty, "latent": w.latent(g)}
     return Made(g.add(name, **links, settings=settings)())
 
 
-CYCLE: dict[str, str] = {}
 CYCLE_TAKES = {"model": "MODEL", "before": "CONDITIONING", "after": "CONDITIONING", "empty": "CONDITIONING",
                "latent": "LATENT", "settings": "*"}
 
 
-def cycle_diffusion(model, before, after, empty, latent, settings):
+def cycle_diffusion(host: Host, model, before, after, empty, latent, settings):
     """CycleDiffusion on the pack's own denoiser, as a node, because the pack has none for it yet."""
-    module = world().host.pack_module
-    families, host, ops = module("nodes.host.families"), module("nodes.host.denoiser"), module("mirror_ops.dpm_encoder")
+    families, denoiser = (host.pack_module(f"nodes.host.{name}") for name in ("families", "denoiser"))
+    encoding = host.pack_module("mirror_ops.dpm_encoder")
     sigmas = families.noise_levels(model, "ddim_uniform", settings["steps"], settings["denoise"])
 
     def algorithm(walk):
@@ -165,12 +165,12 @@ def cycle_diffusion(model, before, after, empty, latent, settings):
             return walk.denoise(x, sigma, walk.prompts["after"].entries, walk.prompts["empty"].entries, settings["cfg"])
 
         picture, generator = walk.latent_in(latent["samples"]), torch.Generator().manual_seed(0)
-        return ops.cycle_diffusion(encoder, decoder, picture, walk.sigmas, None, None, settings["eta"], generator,
-                                   families.is_flow(model))
+        return encoding.cycle_diffusion(encoder, decoder, picture, walk.sigmas, None, None, settings["eta"], generator,
+                                        families.is_flow(model))
 
     prompts = {"before": before, "after": after, "empty": empty}
     evaluations = 2 * (len(sigmas) - 1)
-    edited, _ = host.run(model, latent["samples"], sigmas, prompts, algorithm, evaluations=evaluations)
+    edited, _ = denoiser.run(model, latent["samples"], sigmas, prompts, algorithm, evaluations=evaluations)
     return {"samples": model.model.process_latent_out(edited)}
 
 

@@ -9,8 +9,8 @@ from PIL import Image
 
 from mirror_ops.sheet import draw_sheet
 
-from .edits_measure import SHOWN, Book
-from .edits_tasks import TASKS, Case, batches
+from .edits_measure import Book
+from .edits_tasks import SHOWN, TASKS, Case, cases_of
 from .plots import Point, bars, scatter
 
 HIT, MISSED = (30, 150, 70), (205, 50, 50)
@@ -31,9 +31,7 @@ def draw(out: Path, book: Book, rows: list[dict], average: list[dict], args, nam
 
 def sheet(book: Book, task: str, rows: list[dict], args, names: list[str]) -> np.ndarray:
     """The picture, the exact answer, and each method's edit, a column a scene. Frames: green hit, red missed."""
-    held_out = args.scenes_of == "held-out"
-    cases = [case for batch in batches(TASKS[task], args.scenes, held_out, args.scenes) for case in batch]
-    cases = sorted(cases, key=lambda case: case.seed)[:SHOWN]
+    cases = cases_of(TASKS[task], args.scenes, args.scenes_of == "held-out")[:SHOWN]
     drawn = [[as_bytes(picture) for picture in case.pictures()[:2]] for case in cases]
     pictures = [[before for before, _ in drawn], [answer for _, answer in drawn]]
     labels, marks = ["the picture", "exact answer"], [[None] * len(cases)] * 2

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 
@@ -13,6 +12,7 @@ from torch import Tensor
 from .world import world
 
 SENTENCES = 64                  # captions on each side of an edit direction
+SHOWN = 8                       # scenes of each task on its sheet
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,16 @@ class Case:
     change: tuple[str, str]
 
     @property
+    def place(self) -> list[str]:
+        """Where it stands among all cases: the task, and the scene's number."""
+        return [self.task.name.replace(" ", "-"), str(self.seed)]
+
+    @property
+    def shown(self) -> bool:
+        """Whether it has a column on its task's sheet."""
+        return self.seed % world().scene.HELD_OUT < SHOWN
+
+    @property
     def scenes(self) -> tuple:
         """(before, after)."""
         start = world().scene.scene(self.seed)
@@ -40,6 +50,11 @@ class Case:
     def captions(self) -> tuple[str, str]:
         """(before, after) in the world's standard wording, equally long."""
         return tuple(world().scene.caption(s) for s in self.scenes)
+
+    @property
+    def sentences(self) -> tuple[str, str]:
+        """(source, target) captions for an edit direction, one a line."""
+        return sentences(self.task.attribute, self.change)
 
     @property
     def wanted(self) -> dict[str, str]:
@@ -67,13 +82,10 @@ TASKS = {task.name: task for task in (
 )}
 
 
-def batches(task: Task, scenes: int, held_out: bool, most: int) -> Iterator[list[Case]]:
-    """The first `scenes` scenes of a task, held-out or of the training set, at most `most` with the same change."""
+def cases_of(task: Task, scenes: int, held_out: bool) -> list[Case]:
+    """The first `scenes` scenes of a task, held-out or of the training set; its changes in turn."""
     first = world().scene.HELD_OUT if held_out else 0
-    for k, change in enumerate(task.changes):
-        cases = [Case(task, first + i, change) for i in range(scenes) if i % len(task.changes) == k]
-        for start in range(0, len(cases), most):
-            yield cases[start:start + most]
+    return [Case(task, first + i, task.changes[i % len(task.changes)]) for i in range(scenes)]
 
 
 @cache
