@@ -123,7 +123,8 @@ def invert(model, positive, latent, cfg: float = 1.0) -> dict:
 
 def sample(model, mirror, positive) -> dict:
     """MirrorSample's inputs as the graphs ship them."""
-    return {"model": model, "mirror": mirror, "positive": positive, "strength": 1.0, "cfg": 1.5, "exact": "off"}
+    return {"model": model, "mirror": mirror, "positive": positive, "strength": 1.0, "cfg": 1.5, "exact": "off",
+            "locality": "auto"}
 
 
 def stock(model, positive, negative, latent, cfg: float) -> dict:

@@ -5,6 +5,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..mirror_ops.direction import EditDirection
+from ..mirror_ops.locality import edited_region, probes
 from ..mirror_ops.sample import mirror_sample
 from ..mirror_ops.trajectory import Mirror, cpu
 from .host import families
@@ -12,6 +13,7 @@ from .host.conditioning import Conditioning, check_batch, pooled_of, text_of, to
 from .host.denoiser import Walk, run
 from .types import CATEGORY, DirectionType, MirrorType
 
+AUTO, EVERYWHERE = "auto", "everywhere"
 EXACT = {"off": (False, False), "source": (True, False), "source and edit": (True, True)}
 
 
@@ -57,18 +59,25 @@ class MirrorSample(io.ComfyNode):
                         "given what the source branch missed at each step (Direct Inversion)."
                     ),
                 ),
+                io.Combo.Input(
+                    "locality", options=[AUTO, EVERYWHERE], default=AUTO, optional=True, tooltip=(
+                        "auto: find where the edit acts from the model's own predictions, and keep the recording "
+                        "elsewhere. everywhere: let the edit change what it will."
+                    ),
+                ),
             ],
             outputs=[
                 io.Latent.Output(display_name="edited"),
                 io.Latent.Output(display_name="reconstruction", tooltip="The same walk without the edit."),
                 io.Float.Output(display_name="forwards", tooltip="Passes through the network a picture."),
+                io.Mask.Output(display_name="region", tooltip="Where the edit acts, a value for each latent cell."),
             ],
         )
 
     @classmethod
     def execute(
         cls, model, mirror: Mirror, positive, strength, cfg, direction: EditDirection | None = None,
-        negative=None, mask=None, exact="off",
+        negative=None, mask=None, exact="off", locality=AUTO,
     ) -> io.NodeOutput:
         mirror.require_model(families.describe(model))
         check_batch(text_of(positive), mirror.latents.shape[1])
@@ -77,31 +86,38 @@ class MirrorSample(io.ComfyNode):
             "kept": with_pooled(with_text(positive, _expanded(mirror.source, positive)), mirror.pooled),
             **_negative(mirror, negative),
         }
-        change, where = strength * _change(mirror, positive, direction), _locality(mirror, mask)
+        change, allowed = strength * _change(mirror, positive, direction), _allowed(mirror, mask)
         follow, residual = EXACT[exact]
         evaluations_a_step = 1 + (residual or not follow)
 
-        def algorithm(walk: Walk) -> tuple[Tensor, Tensor]:
+        looks = 2 * len(probes(mirror.steps)) if locality == AUTO else 0
+
+        def algorithm(walk: Walk) -> tuple[Tensor, Tensor, Tensor]:
             source, edit = _branches(walk, mirror, change.to(walk.device), cfg)
-            m = None if where is None else where.to(walk.device)
-            return mirror_sample(
+            latents = mirror.latents.to(walk.device)
+            region = None if allowed is None else allowed.to(walk.device)
+            if looks:
+                found = edited_region(source, edit, walk.sigmas, latents)
+                region = found if region is None else found * region
+            edited, kept = mirror_sample(
                 source,
                 edit,
                 walk.sigmas,
-                mirror.latents.to(walk.device),
+                latents,
                 exact=follow,
                 residual=residual,
-                locality=None if m is None else lambda i, edited, recorded: m,
-                on_step=lambda i, edited: walk.progress.reached((i + 1) * evaluations_a_step, walk.denoised),
+                locality=None if region is None else lambda i, edited, recorded: region,
+                on_step=lambda i, edited: walk.progress.reached(looks + (i + 1) * evaluations_a_step, walk.denoised),
             )
+            return edited, kept, torch.ones_like(latents[0, :, :1]) if region is None else region
 
-        evaluations = mirror.steps * evaluations_a_step
+        evaluations = looks + mirror.steps * evaluations_a_step
         by_step = ("positive", "kept") if mirror.meta["side"] == "positive" else ("negative",)
         latents, count = run(
             model, mirror.latents[-1], mirror.sigmas, prompts, algorithm, evaluations=evaluations, by_step=by_step
         )
-        edited, kept = ({"samples": model.model.process_latent_out(cpu(x))} for x in latents)
-        return io.NodeOutput(edited, kept, count.forwards / mirror.latents.shape[1])
+        edited, kept = ({"samples": model.model.process_latent_out(cpu(x))} for x in latents[:2])
+        return io.NodeOutput(edited, kept, count.forwards / mirror.latents.shape[1], cpu(latents[2])[:, 0])
 
 
 def _branches(walk: Walk, mirror: Mirror, change: Tensor, cfg: float) -> tuple:
@@ -170,7 +186,7 @@ def _edited_pooled(mirror: Mirror, positive: Conditioning, direction: EditDirect
     return mirror.pooled + strength * change
 
 
-def _locality(mirror: Mirror, mask: Tensor | None) -> Tensor | None:
+def _allowed(mirror: Mirror, mask: Tensor | None) -> Tensor | None:
     """[B or 1, 1, H, W] at the latent's size: the connected mask, else the one the mirror recorded, else none."""
     if mask is None:
         return mirror.mask

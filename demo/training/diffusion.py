@@ -18,7 +18,7 @@ from .tokenizer import Encoder, fillers
 from .vae import build as build_vae
 from .vae import encode, initialise, to_tensor
 
-STEPS, BATCH, LR = 6400, 32, 1e-3
+STEPS, BATCH, LR = 5400, 32, 1e-3
 DROPOUT, GAMMA = .1, 5.
 
 

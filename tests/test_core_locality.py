@@ -1,0 +1,59 @@
+"""The region that an edit acts on, found from predictions."""
+import torch
+
+from mirror_ops.locality import edited_region, otsu, probes, relative_change, soft_region
+
+
+def test_otsu_finds_the_valley_between_two_hills_for_each_row():
+    g = torch.Generator().manual_seed(0)
+    low, high = torch.randn(3, 300, generator=g), torch.randn(3, 80, generator=g) + 8
+    shifts = torch.tensor([0.0, 5.0, -3.0])[:, None]
+    threshold, distance = otsu(torch.cat([low, high], 1)[:, torch.randperm(380, generator=g)] + shifts)
+    assert ((threshold - shifts[:, 0]) - 4).abs().max() < 1.5 and (distance - 8).abs().max() < 0.5
+
+
+def test_otsu_agrees_with_the_direct_search():
+    values = torch.rand(2, 40, dtype=torch.float64, generator=torch.Generator().manual_seed(1)) ** 3
+    threshold, _ = otsu(values)
+    for row, found in zip(values, threshold, strict=True):
+        def between(t, row=row):
+            a, b = row[row <= t], row[row > t]
+            return len(a) * len(b) * (a.mean() - b.mean()) ** 2
+        best = max(row.sort().values[:-1], key=between)
+        assert between(found) == between(best)
+
+
+def blot(strength: float, spill: float):
+    """Branches whose predictions differ by `strength` in a square and by `spill` elsewhere."""
+    def source(x, sigma, i):
+        return 0.5 * x
+
+    def edit(x, sigma, i):
+        noise = torch.rand(x.shape, generator=torch.Generator().manual_seed(i)) + 0.5
+        change = torch.full_like(x, spill) * noise
+        change[..., 4:9, 6:12] = strength * noise[..., 4:9, 6:12]
+        return source(x, sigma, i) + change
+    return source, edit
+
+
+def test_the_region_is_found_whatever_its_strength():
+    latents, sigmas = torch.randn(21, 2, 4, 16, 16), torch.linspace(10, 0, 21)
+    truth = torch.zeros(1, 1, 16, 16)
+    truth[..., 4:9, 6:12] = 1
+    for strength in (0.1, 1.0, 30.0):
+        region = edited_region(*blot(strength, strength / 12), sigmas, latents)
+        assert region.shape == (2, 1, 16, 16) and (region - truth).abs().max() < 0.3
+        fixed = relative_change(*(f(latents[5], sigmas[5], 5) for f in blot(strength, strength / 12)))
+        assert fixed.mean() - 1 < 1e-5                                 # scale-free
+
+
+def test_no_edit_gives_no_region():
+    latents, sigmas = torch.randn(11, 1, 4, 8, 8), torch.linspace(10, 0, 11)
+    source, _ = blot(1.0, 1.0)
+    assert edited_region(source, source, sigmas, latents).max() == 0
+    assert soft_region(torch.ones(1, 1, 4, 4)).max() == 0
+
+
+def test_probes_lie_in_the_walk():
+    for steps in (1, 2, 5, 50, 1000):
+        assert all(0 <= i < steps for i in probes(steps)) and len(probes(steps)) >= 1
