@@ -25,7 +25,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--samples", type=int, default=96, help="captions to sample")
     parser.add_argument("--scenes", type=int, default=512, help="held-out scenes for autoencoder and classifier")
-    parser.add_argument("--training", type=int, default=20_000, help="training pictures to search for copies")
+    parser.add_argument("--training", type=int, default=10_000, help="training pictures to search for copies")
     args = parser.parse_args(argv)
     out = args.json.parent if args.json else Path("output", "demo-model")
     with torch.inference_mode():
@@ -98,7 +98,8 @@ def nearest(samples: torch.Tensor, unseen: torch.Tensor, training: int, out: Pat
     with ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("spawn")) as pool:
         known = np.concatenate(list(pool.map(_thumbnails, [range(i, min(i + 500, training))
                                                            for i in range(0, training, 500)])))
-    known = torch.from_numpy(known).flatten(1).float() / 255
+    known = torch.from_numpy(known).float() / 255
+    known = torch.cat([known, known.flip(2)]).flatten(1)                       # the model saw them mirrored as well
 
     def search(images):
         small = torch.nn.functional.interpolate(images.movedim(-1, 1), size=32, mode="area").movedim(1, -1).flatten(1)
@@ -107,11 +108,12 @@ def nearest(samples: torch.Tensor, unseen: torch.Tensor, training: int, out: Pat
 
     (of_samples, index), (of_unseen, _) = search(samples), search(unseen)
     w = world()
-    twins = [w.image(w.scene.scene(int(i)))[0] for i in index[:12]]
+    twins = [w.image(w.scene.scene(int(i) % training))[0] for i in index[:12]]
+    twins = [t.flip(1) if i >= training else t for t, i in zip(twins, index[:12], strict=True)]
     save(grid([list(samples[:12]), twins]), out / "nearest.png")
     row = {"samples": float(of_samples.median()), "samples, least": float(of_samples.min()),
            "held-out": float(of_unseen.median()), "held-out, least": float(of_unseen.min())}
-    show([row], f"distance to the nearest of {training} training pictures (median, least)")
+    show([row], f"distance to the nearest of {training} training pictures, mirrored too (median, least)")
     return {"nearest": row}
 
 
