@@ -13,9 +13,7 @@ from typing import NamedTuple
 
 import torch
 
-from demo.graphs import PAPER, mirror_demo
-from demo.graphs import invert as as_shipped
-from demo.graphs import sample as sample_as_shipped
+from demo.graphs import mirror_demo
 from harness.boot import Host
 from harness.tiny import Graph, node
 
@@ -68,22 +66,25 @@ def ceiling(g: Graph, w: Wires) -> Made:
 
 # ---- inversion, a mirror, and MirrorSample ----
 
+PAPER = {"method": "paper", "method__inner_steps": 10, "method__learning_rate": .01, "method__early_stop": True}
+NULL_TEXT = {**PAPER, "method": "null text"}
+NONE, NEGATIVE = {"method": "none"}, {"method": "negative prompt"}
+
+
 def invert(g: Graph, w: Wires, rewriter: dict, cfg: float = 1.0, **changes):
     """RedescribedDDIMInvert; a cfg other than 1 is guided away from the empty prompt."""
-    inputs = {**as_shipped(w.model, w.before, w.latent(g), cfg=cfg), "steps": w.steps, **changes}
+    inputs = {"model": w.model, "positive": w.before, "latent": w.latent(g), "cfg": cfg, **changes}
     if cfg != 1:
         inputs["negative"] = w.empty
-    return g.add("RedescribedDDIMInvert", **inputs, rewriter=g.add("PromptRewriteOptimizer", **rewriter)())
+    grid = {"steps": w.steps, "scheduler": "ddim_uniform"}
+    return g.add("RedescribedDDIMInvert", **inputs, **grid, rewriter=g.add("PromptRewriteOptimizer", **rewriter)())
 
 
 def sample(g: Graph, w: Wires, mirror, positive: list, cfg: float, exact: str = "source", **changes) -> Made:
-    """MirrorSample; with exact "source" its source branch costs nothing, and the edit doesn't depend on it."""
-    inputs = {**sample_as_shipped(w.model, mirror(2), positive), "cfg": cfg, "exact": exact, **changes}
-    return Made(g.add("MirrorSample", **inputs)(), mirror(2))
-
-
-NONE, NEGATIVE = {"method": "none"}, {"method": "negative prompt"}
-NULL_TEXT = {**PAPER, "method": "null text"}
+    """MirrorSample without what is our own in it; with exact "source" its source branch costs nothing, and the edit
+    doesn't depend on it."""
+    inputs = {"model": w.model, "mirror": mirror(2), "positive": positive, "strength": 1.0, "cfg": cfg, "exact": exact}
+    return Made(g.add("MirrorSample", **{**inputs, "locality": "everywhere", **changes})(), mirror(2))
 
 
 def ddim(g: Graph, w: Wires, cfg: float) -> Made:
@@ -187,8 +188,8 @@ def edit_friendly(g: Graph, w: Wires, source_cfg: float, cfg: float, steps: int 
 
 # ---- ours ----
 
-def shipped(g: Graph, w: Wires) -> Made:
-    """The edit of the shipped graph `mirror_demo`, whatever it holds, on this scene."""
+def shipped(g: Graph, w: Wires, **changes) -> Made:
+    """The edit of the shipped graph `mirror_demo`, whatever it holds, on this scene; `changes` to its MirrorSample."""
     graph, made = mirror_demo().graph, {}
     kinds = {key: entry["class_type"] for key, entry in graph.items()}
     given = {"MirrorDemoModel": {0: w.model, 1: w.clip, 2: w.vae},
@@ -205,7 +206,8 @@ def shipped(g: Graph, w: Wires) -> Made:
         if kinds[key] == "CLIPTextEncode" and (isinstance(inputs["text"], list) or not inputs["text"]):
             return captions[inputs["text"][1]] if inputs["text"] else w.empty
         if key not in made:
-            made[key] = g.add(kinds[key], **{name: copy(wire) for name, wire in inputs.items()})
+            own = changes if kinds[key] == "MirrorSample" else {}
+            made[key] = g.add(kinds[key], **{name: copy(wire) for name, wire in inputs.items()} | own)
             if w.steps != STEPS and "steps" in inputs:
                 g[made[key].id]["inputs"]["steps"] = w.steps
         return made[key](slot)
@@ -249,5 +251,6 @@ METHODS = {
     "mirror-paper": Method(mirror_paper, {"cfg": 5.0}, STRENGTHS,
                            "prompt rewritten at cfg 1, + direction, cfg 5 against the rewritten prompt"),
     "mirror-caption": Method(mirror_caption, {"cfg": 5.0}, STRENGTHS, "the same with the difference of two captions"),
-    "ours": Method(shipped, about="the shipped graph mirror_demo as it is"),
+    "ours": Method(shipped, {}, each((1.0, 2.0, 2.5, 3.0, 4.0, 5.0)), "the shipped graph mirror_demo as it is"),
+    "ours-everywhere": Method(shipped, {"locality": "everywhere"}, about="the same, free to change the whole picture"),
 }
