@@ -4,7 +4,7 @@ import importlib
 import sys
 
 BENCHES = {"demo-model": "bench.demo_model", "reconstruction": "bench.reconstruction",
-           "edits": "bench.edits"}
+           "edits": "bench.edits", "pie": "bench.pie"}
 
 
 def main(argv: list[str]) -> int:
