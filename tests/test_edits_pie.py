@@ -75,7 +75,7 @@ def test_structure_distance_takes_the_keys_of_the_last_block(pair, tmp_path):
     assert found["dist"] != pytest.approx(found["dist_true"], rel=.05)
 
 
-def test_clip_figures_are_cosines_of_the_whole_network(pair, tmp_path):
+def test_clip_figures_are_cosines_of_the_whole_network(host, pair, tmp_path):
     from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
     from bench.pie_metrics import Clip
@@ -97,7 +97,7 @@ def test_clip_figures_are_cosines_of_the_whole_network(pair, tmp_path):
     with torch.no_grad():
         out = network(pixel_values=parts[2](pictures, return_tensors="pt")["pixel_values"],
                       **parts[1](words, return_tensors="pt", padding=True))
-    cosines = (out.logits_per_image / network.logit_scale.exp()).double().numpy()
+    cosines = (out.logits_per_image / network.logit_scale.detach().exp()).double().numpy()
     images, texts = (x.double().numpy() for x in (out.image_embeds, out.text_embeds))
     change, said = images[0] - images[2], texts[1] - texts[0]
     assert found["clip_whole"] == pytest.approx(max(100 * cosines[0, 1], 0), abs=1e-2)
