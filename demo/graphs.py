@@ -6,6 +6,8 @@ from __future__ import annotations
 
 from harness.editor import Sheet
 
+from .scene import ATTRIBUTES
+
 SEED = 1_000_000
 EXAMPLE = "a photo of a cat sitting on a chair"
 
@@ -118,7 +120,7 @@ PAPER = {"method": "paper", "method__inner_steps": 10, "method__learning_rate": 
 def invert(model, positive, latent, cfg: float = 1.0) -> dict:
     """RedescribedDDIMInvert's inputs as the graphs ship them."""
     return {"model": model, "positive": positive, "latent": latent, "steps": 50, "scheduler": "ddim_uniform",
-            "cfg": cfg, "denoise": 1.0, "refine": 0, "label": "target (null-text family)", "checkpointing": "auto"}
+            "cfg": cfg, "denoise": 1.0, "refine": 0}
 
 
 def sample(model, mirror, positive) -> dict:
@@ -181,9 +183,9 @@ def main(argv: list[str]) -> int:
     info, folder = host.object_info(), Path(__file__).parent.parent / "workflows"
     folder.mkdir(exist_ok=True)
     for name, sheet in SHEETS.items():
-        path = folder / f"{name}.json"
-        path.write_text(json.dumps(to_ui(sheet(), info), indent=1) + "\n", encoding="utf-8")
-        thumbnail(host, embedded(sheet().graph)).save(path.with_suffix(".jpg"), quality=90)
+        path, workflow = folder / f"{name}.json", to_ui(sheet(), info)
+        path.write_text(json.dumps(workflow, indent=1) + "\n", encoding="utf-8")
+        thumbnail(host, embedded(host.ui_to_api(workflow))).save(path.with_suffix(".jpg"), quality=90)
         print(f"wrote {path} and its thumbnail")
     return 0
 
@@ -195,8 +197,9 @@ def embedded(graph: dict) -> dict:
         if entry["class_type"] == "CheckpointLoaderSimple":
             entry.update(class_type="MirrorDemoModel", inputs={})
         if entry["class_type"] == "LoadImage":
-            entry.update(class_type="MirrorDemoScene",
-                         inputs={"seed": SEED + 1, "species": "cat", "edit": "species", "edit.to": "dog"})
+            entry.update(class_type="MirrorDemoScene", inputs={
+                **dict.fromkeys(ATTRIBUTES, "from the seed"), "seed": SEED + 1, "species": "cat", "edit": "species",
+                "edit.to": "dog"})
     scene = next(k for k, v in graph.items() if v["class_type"] == "MirrorDemoScene")
     for entry in graph.values():
         if entry["inputs"].get("text") == EXAMPLE:

@@ -106,8 +106,9 @@ def test_the_model_draws_what_a_caption_says(run_graph, host):
     assert right >= 33                                # of 36; by chance about 12
 
 
-SCENE = {"class_type": "MirrorDemoScene", "inputs": {"seed": HELD_OUT, "species": "fox", "edit": "species",
-                                                      "edit.to": "dog"}}
+SCENE = {"class_type": "MirrorDemoScene", "inputs": {
+    **dict.fromkeys(ATTRIBUTES, "from the seed"), "seed": HELD_OUT, "species": "fox", "edit": "species",
+    "edit.to": "dog"}}
 
 
 def test_the_scene_node_gives_both_pictures_captions_and_the_region(run_graph):

@@ -1,34 +1,58 @@
 """The UNet and the text tower, trained together on encoded pictures and freshly worded captions.
 
 eps-prediction on SD's scaled-linear schedule, squared error weighted by min-SNR (Hang et al. 2023, gamma 5), a tenth of
-the captions empty for classifier-free guidance.
+the captions empty for classifier-free guidance. In two phases: varied captions first; then mostly full ones, with more
+weight on noisy levels, where composition and background are decided, and a hint to the text tower (`_reading`).
 """
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from ..model import HEADS, TOKENIZER, UNET, TextModel, text_config, vocabulary_size
-from ..scene import random_caption, scene
+from ..model import CONTEXT, HEADS, TOKENIZER, UNET, TextModel, text_config, vocabulary_size
+from ..scene import ATTRIBUTES, Scene, caption, random_caption, scene
 from .data import pictures
 from .loop import bfloat16, fit, parallel
 from .tokenizer import Encoder, fillers
 from .vae import build as build_vae
 from .vae import encode, initialise, to_tensor
 
-STEPS, BATCH, LR = 5400, 32, 1e-3
-DROPOUT, GAMMA = .1, 5.
+BATCH, DROPOUT, GAMMA = 32, .1, 5.
 
 
+@dataclass(frozen=True)
+class Phase:
+    """name, steps, peak learning rate, rate of the moving average; `full`: part of captions in full standard wording;
+    `reading`: weight of reading attributes off the text; `composition`: weight of noisy levels beside min-SNR's."""
+    name: str
+    steps: int
+    lr: float
+    ema: float
+    full: float
+    reading: float
+    composition: float
+    seed: int
+
+    def weight(self, snr: torch.Tensor) -> torch.Tensor:
+        return snr.clamp(max=GAMMA) / snr + self.composition / (snr + .1)
+
+
+PHASES = (Phase("diffusion", 4600, 1e-3, .9993, full=0., reading=0., composition=0., seed=0),
+          Phase("binding", 1700, 1e-3, .998, full=.7, reading=.1, composition=.5, seed=1))
+
+
+@cache
 def alpha_bar() -> torch.Tensor:
     """Cumulative signal level of SD's scaled-linear schedule, float32 [1000]."""
     betas = torch.linspace(.00085 ** .5, .012 ** .5, 1000, dtype=torch.float64) ** 2
     return torch.cumprod(1 - betas, 0).float()
 
 
-def train(folder: Path, out: Path, vae: Path, workers: int, scenes: int, steps: int = STEPS) -> None:
+def train(folder: Path, out: Path, vae: Path, workers: int, scenes: int, steps: int | None = None) -> None:
     """Encode `scenes` training scenes with the autoencoder at `vae`, train, and write both towers to `out`."""
     latents(folder, vae, workers, scenes)
     parallel(_task, workers, folder, out, scenes, steps)
@@ -97,32 +121,52 @@ def build() -> tuple[torch.nn.Module, torch.nn.Module]:
 
 def _task(rank, workers, folder, out, scenes, steps):
     torch.manual_seed(0)
-    data, acp, encoder = latents(folder, None, workers, scenes), alpha_bar(), Encoder(TOKENIZER)
-    snr = acp / (1 - acp)
-    weight = snr.clamp(max=GAMMA) / snr
+    data, encoder = latents(folder, None, workers, scenes), Encoder(TOKENIZER)
     unet, text = build()
-    share, around = BATCH // workers, fillers()
+    heads = torch.nn.ModuleDict({k: torch.nn.Linear(CONTEXT, len(v)) for k, v in ATTRIBUTES.items()})
+    modules = {"unet": unet, "text": text, "heads": heads}
+    average = None
+    for phase in PHASES:
+        def loss(step, phase=phase):
+            return _loss(phase, step, rank, BATCH // workers, data, encoder, **modules)
 
-    def loss(step):
-        rng = np.random.default_rng([step, rank])
-        rows = np.sort(rng.integers(scenes, size=share))
-        z = torch.from_numpy(data[rows, rng.integers(2, size=share)].astype(np.float32))
-        words = ["" if rng.random() < DROPOUT else random_caption(scene(int(i)), rng, around) for i in rows]
-        tokens = torch.from_numpy(encoder(words))
-        t = torch.from_numpy((np.arange(share) + rng.random(share)) / share * 1000).long()       # stratified
-        t = t[torch.from_numpy(rng.permutation(share))]
-        noise = torch.from_numpy(rng.standard_normal(z.shape, np.float32))
-        a = acp[t].view(-1, 1, 1, 1)
-        x = a.sqrt() * z + (1 - a).sqrt() * noise
-        with bfloat16():
-            context = text(tokens)[0]
-            eps = unet(x, t.float(), context.to(x.dtype))
-        error = (eps.float() - noise).square().mean((1, 2, 3))
-        return (error * weight[t]).mean()
-
-    average = fit({"unet": unet, "text": text}, loss, steps=steps, lr=LR, name="diffusion", ema=.9993,
-                  checkpoint=folder / "diffusion.pt", rank=rank, workers=workers)
+        average = fit(modules, loss, steps=steps or phase.steps, lr=phase.lr, name=phase.name, ema=phase.ema, rank=rank,
+                      workers=workers, checkpoint=folder / f"{phase.name}.pt")
+        for name, module in modules.items():
+            module.load_state_dict(average[name])
     if rank == 0:
-        torch.save(average, out)
+        torch.save({k: average[k] for k in ("unet", "text")}, out)
 
 
+def _loss(phase, step, rank, share, data, encoder, unet, text, heads):
+    rng = np.random.default_rng([phase.seed, step, rank])
+    rows = np.sort(rng.integers(len(data), size=share))
+    z = torch.from_numpy(data[rows, rng.integers(2, size=share)].astype(np.float32))
+    scenes = [scene(int(i)) for i in rows]
+    full = rng.random(share) < phase.full
+    words = [caption(s) if f else random_caption(s, rng, fillers()) for s, f in zip(scenes, full, strict=True)]
+    empty = rng.random(share) < DROPOUT
+    tokens = torch.from_numpy(encoder(["" if e else w for e, w in zip(empty, words, strict=True)]))
+    t = torch.from_numpy((np.arange(share) + rng.random(share)) / share * 1000).long()              # stratified
+    t = t[torch.from_numpy(rng.permutation(share))]
+    noise = torch.from_numpy(rng.standard_normal(z.shape, np.float32))
+    a = alpha_bar()[t].view(-1, 1, 1, 1)
+    x = a.sqrt() * z + (1 - a).sqrt() * noise
+    with bfloat16():
+        context = text(tokens)[0]
+        eps = unet(x, t.float(), context.to(x.dtype))
+    error = (eps.float() - noise).square().mean((1, 2, 3))
+    value = (error * phase.weight(a / (1 - a)).flatten()).mean()
+    if phase.reading:
+        told = torch.from_numpy(full & ~empty).float()
+        value = value + phase.reading * (told * _reading(heads, context[:, -1].float(), scenes)).mean()
+    return value
+
+
+def _reading(heads, summary: torch.Tensor, scenes: list[Scene]) -> torch.Tensor:
+    """[B] cross-entropy of reading the attributes off the text's last position [B, width], which sees all of it.
+
+    It makes the text tower bind colours to the things that have them long before the pictures would."""
+    labels = [s.labels() for s in scenes]
+    return sum(torch.nn.functional.cross_entropy(head(summary), torch.tensor([y[k] for y in labels]), reduction="none")
+               for k, head in heads.items()) / len(heads)

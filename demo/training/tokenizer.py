@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import re
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +49,7 @@ with wonderful wood wooden woods world yard year yellow yesterday you young your
 """.split()
 
 
+@cache
 def fillers() -> tuple[str, ...]:
     """Words without meaning in this world: everyday ones and those of the sentence bank."""
     bank = re.findall(r"[a-z]+", re.sub(r"{.*?}", "", " ".join(THINGS + QUALITIES)))
