@@ -11,9 +11,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-FIRST, LAST, STRIDE = 0.08, 0.5, 3  # of the walk: before, nothing is decided; after, only details differ
+FIRST, LAST, STRIDE = 0.02, 0.18, 3  # of the walk: where the layout is decided, and the change is told most clearly
 LEVEL = 0.01  # hills closer than this (1 % of change) are one
-SOFTNESS = 0.5  # width of the mask's edge, as a part of the distance between the two hills
+RAMP = (-0.1, 0.4)  # the mask's edge about the valley, in parts of the distance between the hills: rather keep
 
 
 def edited_region(
@@ -24,7 +24,7 @@ def edited_region(
 ) -> Tensor:
     """[B, 1, H, W] in [0, 1]: 1 where `edit` acts on the recorded `latents` [T+1, B, C, H, W], 0 where it does not.
 
-    `source` and `edit` are branches `(x, sigma, i) -> denoised` (see `sample`). Costs both at about T / 7 steps.
+    `source` and `edit` are branches `(x, sigma, i) -> denoised` (see `sample`). Costs both at about T / 20 steps.
     """
     changes = [
         relative_change(source(latents[i], sigmas[i], i), edit(latents[i], sigmas[i], i))
@@ -50,7 +50,7 @@ def soft_region(change: Tensor) -> Tensor:
     """The mask [B, 1, H, W] of a change [B, 1, H, W]: a ramp across Otsu's threshold of its logarithm."""
     level = change.clamp(min=1e-6).log()
     threshold, distance = (v.reshape(-1, 1, 1, 1) for v in otsu(level.flatten(1)))
-    region = ((level - threshold) / (SOFTNESS * distance.clamp(min=LEVEL)) + 0.5).clamp(0, 1)
+    region = (((level - threshold) / distance.clamp(min=LEVEL) - RAMP[0]) / (RAMP[1] - RAMP[0])).clamp(0, 1)
     return torch.where(distance > LEVEL, region, torch.zeros_like(region))  # one kind of place only: nothing is edited
 
 
