@@ -44,7 +44,7 @@ def mirror_demo() -> Sheet:
 
     mark = len(g.nodes)
     mirror = g.add("RedescribedDDIMInvert", **invert([world, 0], [before, 0], [image, 0]),
-                   rewriter=[g.add("PromptRewriteOptimizer", **PAPER), 0])
+                   rewriter=[g.add("PromptRewriteOptimizer", **OURS), 0])
     edit = g.add("MirrorSample", **sample([world, 0], [mirror, 2], [after, 0]))
     saved(g, [edit, 0], [world, 2], "edit")
     picture(g, [scene, 2], "the exact answer")
@@ -114,6 +114,7 @@ def mirror_stock_ksampler() -> Sheet:
 
 SHEETS = {"mirror_demo": mirror_demo, "mirror_edit": mirror_edit, "mirror_stock_ksampler": mirror_stock_ksampler}
 
+OURS = {"method": "ours", "method__iterations": 2}
 PAPER = {"method": "paper", "method__inner_steps": 10, "method__learning_rate": .01, "method__early_stop": True}
 
 
@@ -125,7 +126,7 @@ def invert(model, positive, latent, cfg: float = 1.0) -> dict:
 
 def sample(model, mirror, positive) -> dict:
     """MirrorSample's inputs as the graphs ship them."""
-    return {"model": model, "mirror": mirror, "positive": positive, "strength": 1.0, "cfg": 1.5, "exact": "off",
+    return {"model": model, "mirror": mirror, "positive": positive, "strength": 1.0, "cfg": 1.25, "exact": "source",
             "locality": "auto"}
 
 

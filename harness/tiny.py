@@ -250,7 +250,8 @@ class Scene(Graph):
         return self.add("RedescribedDDIMInvert", **{**inputs, **changes})
 
     def sample(self, mirror, **changes):
-        inputs = {"model": self.model, "mirror": mirror(2), "positive": self.source, "strength": 1.0, "cfg": 1.5}
+        inputs = {"model": self.model, "mirror": mirror(2), "positive": self.source, "strength": 1.0, "cfg": 1.5,
+                  "locality": "everywhere"}
         return self.add("MirrorSample", **{**inputs, **changes})
 
     def ksampler(self, latent, positive, negative, cfg: float, **changes):

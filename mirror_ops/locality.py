@@ -41,9 +41,11 @@ def probes(steps: int) -> range:
 
 def relative_change(kept: Tensor, edited: Tensor) -> Tensor:
     """[B, 1, H, W] mean over channels of |edited - kept|, divided by its mean over the picture: so each step counts
-    alike. 0 where nothing changes."""
+    alike. 0 where nothing changes but the last digits."""
     change = (edited - kept).abs().mean(dim=1, keepdim=True)
-    return change / change.mean(dim=(2, 3), keepdim=True).clamp(min=1e-12)
+    mean = change.mean(dim=(2, 3), keepdim=True)
+    digits = 1e-5 * kept.abs().mean(dim=(1, 2, 3), keepdim=True)
+    return torch.where(mean > digits, change / mean.clamp(min=1e-12), torch.zeros_like(change))
 
 
 def soft_region(change: Tensor) -> Tensor:

@@ -238,3 +238,21 @@ def test_one_progress_bar_runs_over_all_inner_steps_with_previews(run_graph):
     assert {data["max"] for data in bar} == {5 * 5}
     assert values == sorted(values) and values[-1] == 25 and len(set(values)) > 8
     assert len(run.named("preview")) >= 10
+
+
+def test_automatic_locality_keeps_the_recording_outside_its_region(run_graph):
+    scene = Scene()
+    mirror = scene.invert(Scene.NONE)
+    target = scene.text("a photo of a dog sitting on a car")
+    auto = scene.sample(mirror, positive=target, cfg=2.0, locality="auto")
+    free = scene.sample(mirror, positive=target, cfg=2.0)
+    none = scene.sample(mirror, cfg=2.0, locality="auto")
+    run = run_graph(scene)
+    region = run.outputs[auto.id][3][:, None]
+    recorded = run.outputs[mirror.id][2].latents[-1]
+    outside = (region == 0).expand_as(recorded)
+    assert 0 < outside.float().mean() < 1 and region.max() == 1
+    scale = samples(run, auto)[outside].std() / recorded[outside].std()       # LATENTs are in picture space
+    assert torch.allclose(samples(run, auto)[outside], recorded[outside] * scale, atol=1e-4)
+    assert not torch.allclose(samples(run, free)[outside], recorded[outside] * scale, atol=1e-2)
+    assert run.outputs[none.id][3].max() == 0 and run.outputs[free.id][3].min() == 1
