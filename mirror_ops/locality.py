@@ -11,9 +11,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-FIRST, LAST, STRIDE = 0.02, 0.18, 3  # of the walk: where the layout is decided, and the change is told most clearly
+FIRST, LAST, STRIDE = 0.08, 0.5, 3  # of the walk: before, nothing is decided; after, only details differ
 LEVEL = 0.01  # hills closer than this (1 % of change) are one
-RAMP = (-0.1, 0.4)  # the mask's edge about the valley, in parts of the distance between the hills: rather keep
+RAMP = (-0.05, 0.45)  # the mask's edge about the valley, in parts of the distance between the hills: rather keep
 
 
 def edited_region(
@@ -24,7 +24,7 @@ def edited_region(
 ) -> Tensor:
     """[B, 1, H, W] in [0, 1]: 1 where `edit` acts on the recorded `latents` [T+1, B, C, H, W], 0 where it does not.
 
-    `source` and `edit` are branches `(x, sigma, i) -> denoised` (see `sample`). Costs both at about T / 20 steps.
+    `source` and `edit` are branches `(x, sigma, i) -> denoised` (see `sample`). Costs both at about T / 7 steps.
     """
     changes = [
         relative_change(source(latents[i], sigmas[i], i), edit(latents[i], sigmas[i], i))
