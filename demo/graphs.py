@@ -126,7 +126,7 @@ def invert(model, positive, latent, cfg: float = 1.0) -> dict:
 
 def sample(model, mirror, positive) -> dict:
     """MirrorSample's inputs as the graphs ship them."""
-    return {"model": model, "mirror": mirror, "positive": positive, "strength": 1.0, "cfg": 1.5, "exact": "source",
+    return {"model": model, "mirror": mirror, "positive": positive, "strength": 1.0, "cfg": 2.0, "exact": "source",
             "locality": "auto"}
 
 
