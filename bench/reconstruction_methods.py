@@ -83,8 +83,8 @@ def of_the_negative(walk: Walk, rewriter: str):
 def recorded(walk: Walk):
     """The recorded latents take over after each step of MirrorSample's source branch."""
     made = inverted(walk, "none")[2]
-    _, kept, *_ = call("MirrorSample", model=walk.model, mirror=made, positive=walk.batch.positive, strength=0.0, cfg=1.0,
-                   negative=walk.batch.negative, exact="source")
+    _, kept, *_ = call("MirrorSample", model=walk.model, mirror=made, positive=walk.batch.positive, strength=0.0,
+                       cfg=1.0, negative=walk.batch.negative, exact="source")
     return kept["samples"], walk.batch.latent["samples"]
 
 
