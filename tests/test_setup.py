@@ -223,7 +223,7 @@ def test_no_network_is_named(tmp_path, monkeypatch):
     with socket.socket() as closed:                 # bound but not listening: connections to it are refused
         closed.bind(("127.0.0.1", 0))
         monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
-        monkeypatch.setenv("PIP_INDEX_URL", f"http://127.0.0.1:{closed.getsockname()[1]}/simple")
+        monkeypatch.setenv("PIP_INDEX_URL", f"http://127.0.0.1:{closed.getsockname()[1]}/")
         monkeypatch.setenv("PIP_RETRIES", "1")
         with pytest.raises(SetupError, match="can't be reached. Check the network"):
             environment.pip(Path(sys.executable), "download", "--no-deps", "-d", str(tmp_path), "torch==2.11.0",
