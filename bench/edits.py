@@ -27,8 +27,8 @@ import numpy as np
 import torch
 
 from . import edits_pictures as pictures
+from .edit_methods import METHODS, STEPS
 from .edits_measure import Book, alone, embedded, fingerprint, measure
-from .edits_methods import METHODS, STEPS
 from .edits_tasks import TASKS, cases_of
 from .table import show, write
 from .world import world
@@ -49,7 +49,7 @@ def main(argv: list[str]) -> int:
         print(problem, file=sys.stderr)
         return 2
     out = args.json.parent if args.json else Path("output", "edits")
-    parts = ("edits_measure", "edits_methods", "edits_tasks")
+    parts = ("edits_measure", "edit_methods", "edits_tasks")
     weights = [world().host.pack_module(f"demo.{name}").WEIGHTS for name in ("model", "classifier")]
     book = Book(out, [fingerprint(parts, weights), args.steps], args.fresh)
     with torch.inference_mode():

@@ -19,7 +19,7 @@ from mirror_ops.metrics import relative_displacement
 from mirror_ops.perceptual import structure_distance
 from mirror_ops.regions import psnr_within, ssim_within
 
-from .edits_methods import STEPS, Made, Method, Wires
+from .edit_methods import STEPS, Made, Method, Wires
 from .edits_tasks import Case
 from .world import save, world
 
@@ -189,7 +189,7 @@ def parsed(line: str) -> dict | None:
 
 def fingerprint(parts: tuple[str, ...], weights: list[Path]) -> str:
     """Of all that figures depend on: weights, the sources of the pack, and these parts of the bench."""
-    bench = [ROOT / "bench" / f"{part}.py" for part in parts]
+    bench = [f for part in parts for f in [*(ROOT / "bench").glob(f"{part}.py"), *(ROOT / "bench" / part).glob("*.py")]]
     pack = [f for folder in ("mirror_ops", "nodes", "demo") for f in (ROOT / folder).rglob("*.py")]
     files = sorted(f for f in [*bench, *pack] if "training" not in f.parts)
     return hashlib.sha256(b"".join(f.read_bytes() for f in [*files, *weights])).hexdigest()[:16]

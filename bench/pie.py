@@ -25,13 +25,13 @@ from torch import Tensor
 from harness.boot import boot
 
 from . import pie_metrics
+from .edit_methods import METHODS
 from .edits_measure import Book, Stage, alone, fingerprint
-from .edits_methods import METHODS
 from .table import show, write
 
 ANNOTATIONS, PICTURES = "mapping_file.json", "annotation_images"
 EXCLUDED = ("ceiling",)         # there is no exact answer here
-PARTS = ("pie", "pie_metrics", "edits_measure", "edits_methods")
+PARTS = ("pie", "pie_metrics", "edits_measure", "edit_methods")
 
 
 @dataclass(frozen=True)

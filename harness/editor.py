@@ -1,6 +1,6 @@
 """Graphs as the executor takes them -> graphs as the editor saves them, laid out from left to right.
 
-The shipped graphs are written in Python (demo/graphs.py), so that they can't fall behind the nodes' schemas.
+The shipped graphs are written in Python (demo/graphs), so that they can't fall behind the nodes' schemas.
 """
 from dataclasses import dataclass, field
 

@@ -24,7 +24,7 @@ def cases(host):
 
 
 def edit(stage, name, cases, **settings):
-    from bench.edits_methods import METHODS
+    from bench.edit_methods import METHODS
     method = METHODS[name]
     return stage.run(method, {**method.published, **settings}, cases)
 
@@ -84,8 +84,8 @@ def test_a_scene_is_edited_in_a_batch_as_alone(stage, name):
 
 
 def test_bounds_are_the_autoencoder_alone(stage, cases):
+    from bench.edit_methods import METHODS
     from bench.edits_measure import measure
-    from bench.edits_methods import METHODS
     vae = stage._values(cases)[2]
     before, answer, mask = cases[0].pictures()
     for name, image in (("floor", before), ("ceiling", answer)):
@@ -97,8 +97,8 @@ def test_bounds_are_the_autoencoder_alone(stage, cases):
 
 
 def test_network_rows_are_counted_a_picture(stage, cases):
+    from bench.edit_methods import METHODS
     from bench.edits_measure import alone
-    from bench.edits_methods import METHODS
     plain = {"ddim": 5 * STEPS, "ddim-cfg1": 3 * STEPS, "npi": 5 * STEPS, "cyclediffusion": 3 * round(.7 * STEPS)}
     for name, forwards in plain.items():
         _, found = alone(stage, METHODS[name], METHODS[name].published, cases[0])
@@ -108,7 +108,7 @@ def test_network_rows_are_counted_a_picture(stage, cases):
 
 
 def test_cyclediffusion_under_the_same_caption_gives_the_picture_back(stage, cases):
-    from bench.edits_methods import METHODS, Made, Method
+    from bench.edit_methods import METHODS, Made, Method
 
     def same(g, w, **settings):
         return METHODS["cyclediffusion"].build(g, w._replace(after=w.before), **settings)

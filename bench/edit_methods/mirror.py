@@ -1,0 +1,75 @@
+"""Bounds, plain DDIM, and the mirror."""
+
+from __future__ import annotations
+
+from demo.graphs import SHEETS
+from harness.tiny import Graph
+
+from .parts import CFGS, NONE, PAPER, STEPS, STRENGTHS, Made, Method, Wires, each, invert, sample
+
+
+def floor(g: Graph, w: Wires) -> Made:
+    return Made(w.latent(g))
+
+
+def ceiling(g: Graph, w: Wires) -> Made:
+    return Made(g.add("VAEEncode", pixels=w.answer, vae=w.vae)())
+
+
+def ddim(g: Graph, w: Wires, cfg: float) -> Made:
+    """DDIM inversion, then the other caption."""
+    mirror = invert(g, w, NONE, cfg)
+    return sample(g, w, mirror, w.after, cfg, **({} if cfg == 1 else {"negative": w.empty}))
+
+
+def mirror_paper(g: Graph, w: Wires, cfg: float, strength: float = 1.0) -> Made:
+    """MirrorDiffusion: the rewritten prompt + direction, guided away from the rewritten prompt."""
+    return sample(g, w, invert(g, w, PAPER), w.before, cfg, direction=w.direction, strength=strength)
+
+
+def mirror_caption(g: Graph, w: Wires, cfg: float, strength: float = 1.0) -> Made:
+    """The same with the difference of the two captions as direction."""
+    return sample(g, w, invert(g, w, PAPER), w.after, cfg, strength=strength)
+
+
+def shipped(g: Graph, w: Wires, **changes) -> Made:
+    """The edit of the shipped graph `mirror_demo`, whatever it holds, on this scene; `changes` to its MirrorSample."""
+    graph, made = SHEETS["mirror_demo"]().graph, {}
+    kinds = {key: entry["class_type"] for key, entry in graph.items()}
+    given = {"MirrorDemoModel": {0: w.model, 1: w.clip, 2: w.vae},
+             "MirrorDemoScene": {0: w.image, 1: w.words_before, 4: w.words_after}}
+    captions = {1: w.before, 4: w.after}
+
+    def copy(value):
+        if not (isinstance(value, list) and len(value) == 2 and value[0] in graph):
+            return value
+        key, slot = value
+        inputs = graph[key]["inputs"]
+        if kinds[key] in given:
+            return given[kinds[key]][slot]
+        if kinds[key] == "CLIPTextEncode" and (isinstance(inputs["text"], list) or not inputs["text"]):
+            return captions[inputs["text"][1]] if inputs["text"] else w.empty
+        if key not in made:
+            own = changes if kinds[key] == "MirrorSample" else {}
+            made[key] = g.add(kinds[key], **{name: copy(wire) for name, wire in inputs.items()} | own)
+            if w.steps != STEPS and "steps" in inputs:
+                g[made[key].id]["inputs"]["steps"] = w.steps
+        return made[key](slot)
+
+    saved = next(e for e in graph.values() if e["inputs"].get("filename_prefix") == "mirror/edit")
+    edited = copy(graph[saved["inputs"]["images"][0]]["inputs"]["samples"])
+    mirror = next((made[key](2) for key in made if kinds[key] == "RedescribedDDIMInvert"), None)
+    return Made(edited, mirror)
+
+
+METHODS = {
+    "floor": Method(floor, about="no edit: the autoencoder's round trip of the picture"),
+    "ceiling": Method(ceiling, about="the autoencoder's round trip of the exact answer"),
+    "ddim": Method(ddim, {"cfg": 5.0}, each(CFGS), "DDIM inversion, the other caption at cfg 5 against no words"),
+    "ddim-cfg1": Method(ddim, {"cfg": 1.0}, about="the same without guidance"),
+    "mirror-paper": Method(mirror_paper, {"cfg": 5.0}, STRENGTHS,
+                           "prompt rewritten at cfg 1, + direction, cfg 5 against the rewritten prompt"),
+    "mirror-caption": Method(mirror_caption, {"cfg": 5.0}, STRENGTHS, "the same with the difference of two captions"),
+    "ours": Method(shipped, {}, each((1.0, 2.0, 2.5, 3.0, 4.0, 5.0)), "the shipped graph mirror_demo as it is"),
+    "ours-everywhere": Method(shipped, {"locality": "everywhere"}, about="the same, free to change the whole picture"),
+}

@@ -1,0 +1,80 @@
+"""What the measured methods are made of.
+
+A method is `build(g, w, **settings) -> Made`: it adds nodes to the graph `g`, on the wires `w`. `published` holds the
+settings of its publication; `tries` are the others that `--tune` compares on training scenes, the same number for all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from harness.boot import Host
+from harness.tiny import Graph
+
+STEPS = 50
+
+PAPER = {"method": "paper", "method__inner_steps": 10, "method__learning_rate": .01, "method__early_stop": True}
+NULL_TEXT = {**PAPER, "method": "null text"}
+NONE, NEGATIVE = {"method": "none"}, {"method": "negative prompt"}
+
+
+def each(cfgs: tuple[float, ...], **others) -> tuple[dict, ...]:
+    """Settings that differ in guidance."""
+    return tuple({"cfg": cfg, **others} for cfg in cfgs)
+
+
+# Six settings each: what `--tune` compares, besides the published one.
+CFGS = (1.0, 1.5, 2.0, 3.0, 5.0, 7.5)
+HIGHER = CFGS[1:]
+STRENGTHS = each((1.0, 1.5, 2.0, 3.0), strength=1.0) + each((1.0, 1.5), strength=1.5)
+
+
+class Wires(NamedTuple):
+    """What a graph starts from: links, and the number of steps where it isn't the method's own."""
+    model: list
+    clip: list
+    vae: list
+    image: list
+    answer: list            # IMAGE of the exact counterfactual, for the ceiling only
+    before: list            # CONDITIONING of the picture's caption
+    after: list             # of the edited picture's caption
+    empty: list             # of no words
+    direction: list         # MIRROR_DIRECTION from many captions with the one value to as many with the other
+    words_before: list      # STRING; a graph that uses these two is run on one picture at a time
+    words_after: list
+    host: Host
+    steps: int = STEPS
+
+    def latent(self, g: Graph) -> list:
+        return g.add("VAEEncode", pixels=self.image, vae=self.vae)()
+
+
+class Made(NamedTuple):
+    edited: list            # link to the edited LATENT
+    mirror: list | None = None
+
+
+@dataclass(frozen=True)
+class Method:
+    build: Callable[..., Made]
+    published: dict = field(default_factory=dict)
+    tries: tuple[dict, ...] = ()
+    about: str = ""
+
+
+def invert(g: Graph, w: Wires, rewriter: dict, cfg: float = 1.0, **changes):
+    """RedescribedDDIMInvert; a cfg other than 1 is guided away from the empty prompt."""
+    inputs = {"model": w.model, "positive": w.before, "latent": w.latent(g), "cfg": cfg, **changes}
+    if cfg != 1:
+        inputs["negative"] = w.empty
+    grid = {"steps": w.steps, "scheduler": "ddim_uniform"}
+    return g.add("RedescribedDDIMInvert", **inputs, **grid, rewriter=g.add("PromptRewriteOptimizer", **rewriter)())
+
+
+def sample(g: Graph, w: Wires, mirror, positive: list, cfg: float, exact: str = "source", **changes) -> Made:
+    """MirrorSample without what is our own in it; with exact "source" its source branch costs nothing, and the edit
+    doesn't depend on it."""
+    inputs = {"model": w.model, "mirror": mirror(2), "positive": positive, "strength": 1.0, "cfg": cfg, "exact": exact}
+    return Made(g.add("MirrorSample", **{**inputs, "locality": "everywhere", **changes})(), mirror(2))

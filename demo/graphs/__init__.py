@@ -1,0 +1,57 @@
+"""The shipped graphs, written in Python: `python run.py graphs` makes workflows/*.json of them. One file a family."""
+from __future__ import annotations
+
+from ..scene import ATTRIBUTES
+from . import mirror
+from .parts import EXAMPLE, SEED
+
+SHEETS = {**mirror.SHEETS}
+
+
+def main(argv: list[str]) -> int:
+    """Write workflows/*.json from the sheets, or those named, as the host that runs here describes its nodes."""
+    import json
+
+    from harness.boot import boot
+    from harness.editor import to_ui
+    from harness.environment import ROOT
+    host = boot()
+    info, folder = host.object_info(), ROOT / "workflows"
+    folder.mkdir(exist_ok=True)
+    for name in argv or SHEETS:
+        path, workflow = folder / f"{name}.json", to_ui(SHEETS[name](), info)
+        path.write_text(json.dumps(workflow, indent=1) + "\n", encoding="utf-8")
+        thumbnail(host, embedded(host.ui_to_api(workflow))).save(path.with_suffix(".jpg"), quality=90)
+        print(f"wrote {path} and its thumbnail")
+    return 0
+
+
+def embedded(graph: dict) -> dict:
+    """The graph with the embedded model and a scene in place of files that users have."""
+    graph = {key: {**entry, "inputs": dict(entry["inputs"])} for key, entry in graph.items()}
+    for entry in graph.values():
+        if entry["class_type"] == "CheckpointLoaderSimple":
+            entry.update(class_type="MirrorDemoModel", inputs={})
+        if entry["class_type"] == "LoadImage":
+            entry.update(class_type="MirrorDemoScene", inputs={
+                **dict.fromkeys(ATTRIBUTES, "from the seed"), "seed": SEED + 1, "species": "cat", "edit": "species",
+                "edit.to": "dog"})
+    scene = next(k for k, v in graph.items() if v["class_type"] == "MirrorDemoScene")
+    for entry in graph.values():
+        if entry["inputs"].get("text") == EXAMPLE:
+            entry["inputs"]["text"] = [scene, 1]
+    return graph
+
+
+def thumbnail(host, graph: dict):
+    """The picture that went in beside the edit that came out, run on the embedded world."""
+    import numpy as np
+    from PIL import Image
+    run = host.run_graph(graph)
+    scene = next(k for k, v in graph.items() if v["class_type"] == "MirrorDemoScene")
+    edit = next(k for k, v in graph.items() if v["class_type"] == "SaveImage"
+                and v["inputs"]["filename_prefix"] == "mirror/edit")
+    pair = [run.outputs[scene][0][0], run.outputs[graph[edit]["inputs"]["images"][0]][0][0]]
+    both = np.concatenate([np.asarray(p) for p in pair], 1)
+    picture = Image.fromarray((both.clip(0, 1) * 255).round().astype(np.uint8))
+    return picture.resize((512, 256), Image.Resampling.LANCZOS)
