@@ -4,6 +4,7 @@ import importlib
 import sys
 
 BENCHES = {"demo-model": "bench.demo_model", "reconstruction": "bench.reconstruction",
+           "reconstruction-trials": "bench.reconstruction_trials",
            "edits": "bench.edits", "pie": "bench.pie"}
 
 
@@ -11,7 +12,7 @@ def main(argv: list[str]) -> int:
     if not argv or argv[0] in ("-h", "--help"):
         print(__doc__)
         for name, module in BENCHES.items():
-            print(f"  {name:16} {importlib.import_module(module).__doc__.strip().splitlines()[0]}")
+            print(f"  {name:22} {importlib.import_module(module).__doc__.strip().splitlines()[0]}")
         return 0
     if argv[0] not in BENCHES:
         print(f"There is no bench `{argv[0]}`. There are: {', '.join(BENCHES)}.", file=sys.stderr)
