@@ -135,10 +135,12 @@ def _branches(walk: Walk, mirror: Mirror, change: Tensor, cfg: float) -> tuple:
         return (negative or walk.prompts["kept"]).saying(rewritten[i])
 
     def source_branch(x: Tensor, sigma: Tensor, i: int) -> Tensor:
-        return walk.denoise(x, sigma, walk.prompts["kept"].saying(keeps(i)), against(i), mirror.meta["cfg"])
+        kept = walk.prompts["kept"].saying(keeps(i))
+        return walk.denoise(x, sigma, kept, against(i), mirror.meta["cfg"], branch="source")
 
     def edit_branch(x: Tensor, sigma: Tensor, i: int) -> Tensor:
-        return walk.denoise(x, sigma, walk.prompts["positive"].saying(keeps(i) + change), against(i), cfg)
+        edited = walk.prompts["positive"].saying(keeps(i) + change)
+        return walk.denoise(x, sigma, edited, against(i), cfg, branch="edit")
 
     return source_branch, edit_branch
 

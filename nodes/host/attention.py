@@ -1,13 +1,16 @@
-"""Reading cross-attention while the network runs, without changing what it computes."""
+"""Reading and replacing attention while the network runs, through the host's hooks, beside those of other packs."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from comfy.ldm.modules.attention import SpatialTransformer, optimized_attention
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
+Attention = Callable[[Tensor, Tensor, Tensor, dict], Tensor]  # q, k, v, extra_options -> [B, pixels, heads * d]
 See = Callable[[Tensor, Tensor, dict], None]
+Layer = tuple[str, int, int]  # (part, block, transformer), as the host's attention patches name it
+SELF, CROSS = "attn1", "attn2"
 
 
 def watch_cross_attention(patcher: ModelPatcher, see: See) -> None:
@@ -16,41 +19,63 @@ def watch_cross_attention(patcher: ModelPatcher, see: See) -> None:
     Replacements that the model has already (IP-Adapter and the like) go on working. Raises ValueError, naming the
     model, for a network without cross-attention blocks.
     """
-    layers = list(cross_attention_layers(patcher))
-    if not layers:
-        name = type(patcher.model).__name__
-        raise ValueError(f"{name} has no cross-attention to read; models of the SD1.x, SD2 and SDXL kind have.")
+
+    def attend(q: Tensor, k: Tensor, v: Tensor, extra_options: dict, onward: Attention) -> Tensor:
+        see(q, k, extra_options)
+        return onward(q, k, v, extra_options)
+
+    replace_attention(patcher, CROSS, attend)
+
+
+def replace_attention(
+    patcher: ModelPatcher, kind: str, attend: Callable, layers: Iterable[Layer] | None = None
+) -> None:
+    """Puts `attend(q, k, v, extra_options, onward)` in place of attention in a cloned patcher's UNet.
+
+    kind: SELF or CROSS; q, k and v are projected, [B, pixels or tokens, heads * d]. `onward(q, k, v, extra_options)` is
+    what was there before: another pack's replacement, or `plain_attention`. All layers unless `layers` names some.
+    Raises ValueError, naming the model, for a network without such layers.
+    """
+    every = attention_layers(patcher, kind)
     options = patcher.model_options.get("transformer_options", {})
-    replacements = options.get("patches_replace", {}).get("attn2", {})
-    for layer in layers:
+    replacements = options.get("patches_replace", {}).get(kind, {})
+    for layer in every if layers is None else layers:
         earlier = replacements.get(layer, replacements.get(layer[:2]))
-        patcher.set_model_attn2_replace(_watched(see, earlier), *layer)
+        patcher.set_model_patch_replace(_in_place(attend, earlier or plain_attention), kind, *layer)
 
 
-def cross_attention_layers(patcher: ModelPatcher) -> Iterator[tuple[str, int, int]]:
-    """(part, block, transformer) of each cross-attention, as the host's attention patches name them."""
+def _in_place(attend: Callable, onward: Attention) -> Attention:
+    return lambda q, k, v, extra_options: attend(q, k, v, extra_options, onward)
+
+
+def plain_attention(q: Tensor, k: Tensor, v: Tensor, extra_options: dict) -> Tensor:
+    """What the host computes where nothing is replaced."""
+    precision, heads = extra_options["attn_precision"], extra_options["n_heads"]
+    return optimized_attention(q, k, v, heads, attn_precision=precision, transformer_options=extra_options)
+
+
+def attention_layers(patcher: ModelPatcher, kind: str = CROSS) -> list[Layer]:
+    """The layers of SELF or CROSS attention in the order in which the network runs them.
+
+    Raises ValueError, naming the model, if there are none.
+    """
     network = patcher.get_model_object("diffusion_model")
     middle = getattr(network, "middle_block", None)
-    parts = {"middle": [] if middle is None else [middle]}
-    parts |= {part: getattr(network, f"{part}_blocks", []) for part in ("input", "output")}
-    for part, blocks in parts.items():
-        for i, block in enumerate(blocks):
-            for layer in block.modules():
-                if isinstance(layer, SpatialTransformer):
-                    crossing = [getattr(t, "attn2", None) is not None for t in layer.transformer_blocks]
-                    yield from ((part, i, k) for k, crosses in enumerate(crossing) if crosses)
-
-
-def _watched(see: See, earlier: Callable | None) -> Callable:
-    def attend(q: Tensor, k: Tensor, v: Tensor, extra_options: dict) -> Tensor:
-        see(q, k, extra_options)
-        if earlier is not None:
-            return earlier(q, k, v, extra_options)
-        precision = extra_options["attn_precision"]
-        heads = extra_options["n_heads"]
-        return optimized_attention(q, k, v, heads, attn_precision=precision, transformer_options=extra_options)
-
-    return attend
+    parts = {part: getattr(network, f"{part}_blocks", []) for part in ("input", "output")}
+    parts = {"input": parts["input"], "middle": [] if middle is None else [middle], "output": parts["output"]}
+    layers = [
+        (part, i, k)
+        for part, blocks in parts.items()
+        for i, block in enumerate(blocks)
+        for found in block.modules()
+        if isinstance(found, SpatialTransformer)
+        for k, transformer in enumerate(found.transformer_blocks)
+        if getattr(transformer, kind, None) is not None
+    ]
+    if not layers:
+        name, word = type(patcher.model).__name__, "cross-attention" if kind == CROSS else "self-attention"
+        raise ValueError(f"{name} has no {word} to read; models of the SD1.x, SD2 and SDXL kind have.")
+    return layers
 
 
 def positive_rows(extra_options: dict, rows: int) -> list[int]:

@@ -18,6 +18,7 @@ from torch import Tensor
 from . import gradients
 from .conditioning import PART, Conditioning, split, stepwise, text_of, token_counts
 from .progress import Progress
+from .source import marked
 
 Result = TypeVar("Result")
 
@@ -108,17 +109,25 @@ class Walk:
         """The first level of the model's table."""
         return float(self.guider.inner_model.model_sampling.sigma_min)
 
+    @property
+    def table(self) -> Tensor:
+        """The model's rising table of levels."""
+        return self.guider.inner_model.model_sampling.sigmas
+
     def denoise(
-        self, x: Tensor, sigma: Tensor, positive: list, negative: list | None = None, cfg: float = 1.0, hold=None
+        self, x: Tensor, sigma: Tensor, positive: list, negative: list | None = None, cfg: float = 1.0, hold=None,
+        branch: str | None = None,
     ) -> Tensor:
         """The guided prediction D [B, C, H, W] at (x, sigma): one call of the guider, as a stock sampler makes it.
 
         Differentiable in x and in the texts if gradients are enabled. `hold` is `positive` or `negative`: the one that
         stays the same while x does. It is then evaluated once, without gradient, and not again for this x.
+        `branch` is what patches read in the transformer options' "mirror_branch": "source" or "edit".
         """
         self.progress.evaluated()
         with_gradient = torch.is_grad_enabled()
         options = gradients.differentiable(self.model_options) if with_gradient else self.model_options
+        options = options if branch is None else marked(options, branch)
         if hold is not None and cfg != 1 and "sampler_calc_cond_batch_function" not in options:
             options = {**options, "sampler_calc_cond_batch_function": lambda args: self._predict(args, hold)}
         scale = gradients.BackwardScale()
