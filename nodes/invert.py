@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..mirror_ops.ddim import InputScale
 from ..mirror_ops.invert import invert
+from ..mirror_ops.parity import parity_invert, resting
 from ..mirror_ops.redescribe import Redescription, Rewriter, redescribe
 from ..mirror_ops.refine import anderson, averaged, newest
 from ..mirror_ops.refine import refine as solve
@@ -23,6 +24,7 @@ from .host.denoiser import Count, Walk, run
 from .types import CATEGORY, MirrorType, RewriterType
 
 TARGET, CURRENT = "target (null-text family)", "current (pix2pix-zero family)"
+PARITY = "parity (pix2pix-zero's own code)"  # 48 of 50 moves, see mirror_ops.parity
 REGULARISERS = {"off": None, "pix2pix-zero": {}, "MirrorDiffusion": {"autocorrelation": 0.0}}
 MIXINGS = {"plain": newest, "averaged": averaged, "anderson": anderson()}
 CHECKPOINTING = {"auto": None, "on": True, "off": False}
@@ -60,6 +62,8 @@ class RedescribedDDIMInvert(io.ComfyNode):
         if regularise != "off" and families.is_flow(model):
             raise ValueError("A flow model predicts a velocity, not noise: set `regularise` to off.")
         refine = max(refine, rewriter.refine)
+        if label == PARITY:
+            _check_parity(model, sigmas, steps, refine)
         plan = Plan(families.input_scale(model), cfg, rewriter, label, refine, mixing, regularise)
         latents, residuals, back, count = _walk_both_ways(model, samples, sigmas, prompts, plan, checkpointing)
         mirror = Mirror(
@@ -115,8 +119,9 @@ def _inputs() -> list:
             tooltip="Nudge the predicted noise towards white noise. With refine it shapes the first guess only.",
         ),
         io.Combo.Input(
-            "label", options=[TARGET, CURRENT], default=TARGET, optional=True, advanced=True,
-            tooltip="The noise level that the network is told at each inversion step.",
+            "label", options=[TARGET, CURRENT, PARITY], default=TARGET, optional=True, advanced=True,
+            tooltip="The noise level that the network is told at each inversion step. parity: the published code's "
+            "walk of 48 moves for 50 steps, to compare with it; it cannot come back exactly.",
         ),
         io.Combo.Input(
             "checkpointing", options=list(CHECKPOINTING), default="auto", optional=True, advanced=True,
@@ -147,6 +152,21 @@ class Plan(NamedTuple):
     refine: int
     mixing: str
     regularise: str
+
+
+def _check_parity(model, sigmas: Tensor, steps: int, refine: int) -> None:
+    """Raises ValueError where the published code's walk has no meaning."""
+    grid = None if families.is_flow(model) or steps < 3 else families.noise_levels(model, families.PAPERS, steps)
+    if grid is None or len(grid) != len(sigmas) or not torch.allclose(grid, sigmas, rtol=1e-4):
+        raise ValueError(
+            f"`label` {PARITY!r} is a walk on the papers' grid of an eps- or v-prediction model: set `scheduler` to "
+            f"{families.PAPERS!r}, 3 or more steps, denoise 1 and no sigmas, or choose another label."
+        )
+    if refine:
+        raise ValueError(
+            "The published code's walk is no inverse that could be refined: set `refine` to 0 and use a rewriter that "
+            "does not refine (paper, null text, negative prompt, none), or choose another label."
+        )
 
 
 def _prompts(positive, negative, cfg: float, rewriter: Rewriter, batch: int) -> dict:
@@ -192,17 +212,16 @@ def _invert(walk: Walk, x: Tensor, plan: Plan) -> tuple[Tensor, list[list[float]
         residuals.append(found.residuals[-1].tolist())
         return found.x
 
-    latents = invert(
-        walk.denoise,
-        x,
-        sigmas,
-        walk.prompts["positive"].entries,
-        labels=target_labels(sigmas) if plan.label == TARGET else current_labels(sigmas, walk.least_sigma),
-        input_scale=plan.scale,
-        regularise=_regulariser(plan.regularise),
-        refine=refined if plan.refine else None,
-        on_step=lambda i, x: walk.progress.reached((steps - i) * (1 + plan.refine), walk.denoised),
-    )
+    prompt, how = walk.prompts["positive"].entries, {
+        "regularise": _regulariser(plan.regularise),
+        "on_step": lambda i, x: walk.progress.reached((steps - i) * (1 + plan.refine), walk.denoised),
+    }
+    if plan.label == PARITY:
+        latents = parity_invert(walk.denoise, x, walk.table.to(sigmas), steps, prompt, **how)
+    else:
+        labels = target_labels(sigmas) if plan.label == TARGET else current_labels(sigmas, walk.least_sigma)
+        how["refine"] = refined if plan.refine else None
+        latents = invert(walk.denoise, x, sigmas, prompt, labels=labels, input_scale=plan.scale, **how)
     if not torch.isfinite(latents).all():
         raise ValueError("The inversion is not finite. The picture's latent, the schedule or the model is at fault.")
     return latents, residuals[::-1]
@@ -227,8 +246,9 @@ def _redescribe(walk: Walk, latents: Tensor, plan: Plan) -> Redescription:
     def on_step(i: int, x: Tensor) -> None:
         walk.progress.reached(steps * (1 + plan.refine) + (i + 1) * (1 + plan.rewriter.most), walk.denoised)
 
+    rewrite = resting(plan.rewriter, steps) if plan.label == PARITY else plan.rewriter
     return redescribe(
-        denoise, walk.sigmas, latents, prompt.embedding, plan.rewriter, input_scale=plan.scale, on_step=on_step
+        denoise, walk.sigmas, latents, prompt.embedding, rewrite, input_scale=plan.scale, on_step=on_step
     )
 
 

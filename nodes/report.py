@@ -88,6 +88,9 @@ def _hint(mirror: Mirror, displacement: float, quality: float) -> str:
         f"method {meta['method']}, cfg {meta['cfg']:g}, {mirror.steps} steps: displacement {displacement:.2g}, "
         f"{quality:.1f} dB, {meta['forwards']:.0f} forward and {meta['backwards']:.0f} backward passes a picture."
     ]
+    if meta.get("residuals"):
+        worst = max(max(step) for step in meta["residuals"])
+        lines.append(f"Refined inversion: the last residual of a step is at most {worst:.1e}.")
     if displacement < HOLDS:
         lines.append("The mirror holds: what you do not edit will stay.")
         return "\n".join(lines)
