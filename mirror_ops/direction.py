@@ -6,8 +6,10 @@ each set over its sentences, subtract. Token positions are kept; nothing is pool
 
 import json
 import math
+import pickle
 from dataclasses import dataclass, field
 from pathlib import Path
+from textwrap import shorten
 
 import torch
 from safetensors.torch import save_file
@@ -69,17 +71,26 @@ def agreement(source: list[Tensor], target: list[Tensor]) -> float:
     return cosine_similarity(even.flatten(), odd.flatten(), dim=0).item()
 
 
-def direction_report(direction: EditDirection, halves_agree: float) -> str:
-    """Plain words about a direction: its size at each token, and whether its two halves agree."""
+def direction_report(direction: EditDirection, halves_agree: float, swap: Tensor | None = None) -> str:
+    """Plain words about a direction: its size at each token, and whether its two halves agree.
+
+    `swap` [1, tokens, width] is the difference of just one pair of sentences, to be seen beside it.
+    """
     norms = direction.delta[0].norm(dim=-1)
     shown = " ".join(f"{n:.1f}" for n in norms[:16].tolist())
     lines = [
-        f"{direction.meta.get('source', '?')} -> {direction.meta.get('target', '?')}",
+        " -> ".join(shorten(direction.meta.get(side, "?"), 60, placeholder=" ...") for side in ("source", "target")),
         f"sentences: {direction.meta.get('sentences', '?')}",
         f"norm of the first {min(16, len(norms))} of {len(norms)} tokens: {shown}",
     ]
     if direction.pooled is not None:
         lines.append(f"norm of the pooled part: {direction.pooled.norm():.2f}")
+    if swap is not None:
+        alike = cosine_similarity(swap.flatten().cpu(), direction.delta.flatten(), dim=0)
+        lines.append(
+            f"the first pair alone (word swap): norm {swap.norm():.1f} against {direction.delta.norm():.1f}, "
+            f"cosine {alike:.2f}"
+        )
     if math.isnan(halves_agree):
         lines.append("One sentence a side: there are no halves to compare. Several sentences average out the wording.")
         return "\n".join(lines)
@@ -102,20 +113,29 @@ def load_direction(path: str | Path) -> EditDirection:
 
 
 def load_pt_pair(source_path: str | Path, target_path: str | Path) -> EditDirection:
-    """A direction from pix2pix-zero's pair of .pt files, each a mean encoding [1, tokens, width]; weights only.
+    """A direction from the pairs of .pt files that pix2pix-zero and MirrorDiffusion ship; read as weights only.
 
-    Raises ValueError if a file holds anything else.
+    Each holds the mean encoding [1, tokens, width] of one side, or the encodings [N, tokens, width] of its N
+    sentences, in any floating-point precision. Raises ValueError if a file holds anything else.
     """
     source, target = (_read_pt(path) for path in (source_path, target_path))
-    if source.shape != target.shape:
+    if source.shape[1:] != target.shape[1:]:
         raise ValueError(f"The two files do not match: {list(source.shape)} and {list(target.shape)}.")
-    meta = {"source": Path(source_path).stem, "target": Path(target_path).stem, "sentences": "precomputed"}
-    return EditDirection(target - source, meta=meta)
+    counts = "precomputed" if len(source) == len(target) == 1 else f"{len(source)} and {len(target)} (precomputed)"
+    meta = {"source": Path(source_path).stem, "target": Path(target_path).stem, "sentences": counts}
+    return EditDirection(target.mean(dim=0, keepdim=True) - source.mean(dim=0, keepdim=True), meta=meta)
 
 
 def _read_pt(path: str | Path) -> Tensor:
-    value = torch.load(path, map_location="cpu", weights_only=True)
-    if not isinstance(value, Tensor) or value.ndim not in (2, 3):
-        raise ValueError(f"{Path(path).name} does not hold one tensor [1, tokens, width].")
+    """[N, tokens, width] float32."""
+    name = Path(path).name
+    try:
+        value = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise ValueError(f"{name} is damaged, or holds more than tensors: it is not read. {error}") from error
+    if not isinstance(value, Tensor) or value.ndim not in (2, 3) or not value.is_floating_point():
+        raise ValueError(f"{name} does not hold one tensor [1, tokens, width] or [sentences, tokens, width].")
     value = value.detach().float()
+    if value.numel() == 0 or not torch.isfinite(value).all():
+        raise ValueError(f"{name} holds numbers that are not finite, or none at all.")
     return value if value.ndim == 3 else value[None]

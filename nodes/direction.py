@@ -8,10 +8,12 @@ from torch import Tensor
 from ..mirror_ops.direction import EditDirection, agreement, direction_report, mean_difference
 from ..mirror_ops.sentences import QUALITIES, THINGS, fill
 from ..mirror_ops.trajectory import cpu
+from .files import changed_at, existing_file
 from .host.conditioning import Conditioning
 from .types import CATEGORY, DirectionType
 
-AS_GIVEN = "as given"
+AS_GIVEN, FILES = "as given", "text files"
+TEXT = (".txt",)
 BANKS = {"template bank: things": THINGS, "template bank: qualities": QUALITIES}
 RAMP_WINDOWS = 20
 
@@ -35,9 +37,10 @@ class CLIPDomainDirection(io.ComfyNode):
                 io.String.Input("source", default="cat", multiline=True, tooltip="What is there, one a line."),
                 io.String.Input("target", default="dog", multiline=True, tooltip="What should be there instead."),
                 io.Combo.Input(
-                    "sentences", options=[*BANKS, AS_GIVEN], tooltip=(
+                    "sentences", options=[*BANKS, AS_GIVEN, FILES], tooltip=(
                         "things: over 60 sentence frames for nouns. qualities: the same for words such as `striped`. "
-                        "as given: your own sentences, one a line, best in the style of your captions."
+                        "as given: your own sentences, one a line, best in the style of your captions. text files: "
+                        "names of .txt files in ComfyUI's input folder that hold them."
                     ),
                 ),
             ],
@@ -46,6 +49,11 @@ class CLIPDomainDirection(io.ComfyNode):
                 io.String.Output(display_name="report", tooltip="Its size, and whether it is more than noise."),
             ],
         )
+
+    @classmethod
+    def fingerprint_inputs(cls, clip=None, source=None, target=None, sentences=None):
+        names = [*_lines(source or ""), *_lines(target or "")] if sentences == FILES else []
+        return [changed_at(name, TEXT) for name in names]
 
     @classmethod
     def execute(cls, clip, source, target, sentences) -> io.NodeOutput:
@@ -61,16 +69,36 @@ class CLIPDomainDirection(io.ComfyNode):
             meta={"source": ", ".join(source.split("\n")), "target": ", ".join(target.split("\n")),
                   "sentences": f"{len(sides[0])} and {len(sides[1])} ({sentences})"},
         )
-        report = direction_report(direction, agreement(*texts))
+        swap = texts[1][0] - texts[0][0]
+        report = direction_report(direction, agreement(*texts), swap)
         return io.NodeOutput(direction, report, ui=ui.PreviewText(report))
 
 
 def _sentences(text: str, sentences: str, name: str) -> list[str]:
     """The sentences of one side: the bank's frames filled with the words, or the lines themselves."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    lines = _lines(text)
     if not lines:
         raise ValueError(f"`{name}` is empty. Say in a word, or in sentences, what the direction leads {_way(name)}.")
+    if sentences == FILES:
+        lines = [line for file in lines for line in _lines(_read(file))]
+        if not lines:
+            raise ValueError(f"The files of `{name}` are empty. They should hold a sentence a line.")
+        return lines
     return lines if sentences == AS_GIVEN else fill(BANKS[sentences], lines)
+
+
+def _lines(text: str) -> list[str]:
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def _read(name: str) -> str:
+    """The text of a .txt file in the input or output folder; ValueError if it is none."""
+    if not name.lower().endswith(".txt"):
+        raise ValueError(f"{name!r} is not a .txt file. With `sentences` at {FILES}, give file names, one a line.")
+    try:
+        return existing_file(name, TEXT).read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{name} is not text in UTF-8; save it as such.") from error
 
 
 def _way(name: str) -> str:

@@ -21,24 +21,28 @@ def _new_file(prefix: str) -> tuple[Path, str]:
     return path, os.path.relpath(path, output)
 
 
-def _existing_file(name: str) -> Path:
-    """The file of that name in the output or input folder; ValueError if there is none, or it leads elsewhere."""
+def existing_file(name: str, kinds: tuple[str, ...] = READABLE) -> Path:
+    """The file of that name in the output or input folder; ValueError if there is none, or it leads elsewhere.
+
+    `kinds`: the file name endings that the message then lists.
+    """
     roots = [Path(root).resolve() for root in (folder_paths.get_output_directory(), folder_paths.get_input_directory())]
     for root in roots:
         path = (root / name.strip()).resolve()
         if path.is_relative_to(root) and path.is_file():
             return path
     known = sorted(
-        str(path.relative_to(root)) for root in roots for path in root.rglob("*.*") if path.suffix in READABLE
+        str(path.relative_to(root)) for root in roots for path in root.rglob("*.*") if path.suffix in kinds
     )
     raise ValueError(
         f"There is no file {name!r} in ComfyUI's output or input folder. There are: {', '.join(known[:20]) or 'none'}."
     )
 
 
-def _changed_at(name: str | None) -> float | None:
+def changed_at(name: str | None, kinds: tuple[str, ...] = READABLE) -> float | None:
+    """When that file last changed, so that a new version of it is read; None if there is none."""
     try:
-        return None if name is None else _existing_file(name).stat().st_mtime
+        return None if name is None else existing_file(name, kinds).stat().st_mtime
     except ValueError:
         return None
 
@@ -90,11 +94,11 @@ class MirrorLoadTrajectory(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, file):
-        return _changed_at(file)
+        return changed_at(file)
 
     @classmethod
     def execute(cls, file) -> io.NodeOutput:
-        return io.NodeOutput(load_mirror(_existing_file(file)))
+        return io.NodeOutput(load_mirror(existing_file(file)))
 
 
 class MirrorSaveDirection(io.ComfyNode):
@@ -134,13 +138,13 @@ class MirrorLoadDirection(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, file, target_file=""):
-        return _changed_at(file), _changed_at(target_file)
+        return changed_at(file), changed_at(target_file)
 
     @classmethod
     def execute(cls, file, target_file="") -> io.NodeOutput:
-        path = _existing_file(file)
+        path = existing_file(file)
         if path.suffix != ".pt":
             return io.NodeOutput(load_direction(path))
         if not target_file.strip():
             raise ValueError(f"{path.name} is one half of a pair. Give the target's .pt in `target_file`.")
-        return io.NodeOutput(load_pt_pair(path, _existing_file(target_file)))
+        return io.NodeOutput(load_pt_pair(path, existing_file(target_file)))

@@ -1,0 +1,152 @@
+"""Edit directions: their sources, what is said about them, and the files they are read from."""
+
+import builtins
+import os
+import pickle
+
+import pytest
+import torch
+
+from harness import tiny
+from harness.results import GraphFailed
+from harness.tiny import Scene, give
+from mirror_ops.direction import EditDirection, agreement, direction_report, load_pt_pair, mean_difference
+
+CATS, DOGS = "a red cat\na photo of a cat\nthis is a cat", "a red dog\na photo of a dog\nthis is a dog"
+
+
+def direction(scene, source, target, sentences):
+    return scene.add("CLIPDomainDirection", clip=scene.clip, source=source, target=target, sentences=sentences)
+
+
+def encodings(count, seed, shape=(1, 5, 8)):
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(shape, generator=generator, dtype=torch.float64) for _ in range(count)]
+
+
+def test_the_direction_between_equal_sets_is_zero_and_otherwise_the_difference_of_means():
+    source, target = encodings(7, 0), encodings(4, 1)
+    assert mean_difference(source, source).abs().max() == 0
+    assert mean_difference(source, source[::-1]).abs().max() < 1e-15
+    expected = sum(target) / 4 - sum(source) / 7
+    assert torch.allclose(mean_difference(source, target), expected, rtol=0, atol=1e-14)
+    assert torch.equal(mean_difference(target, source), -mean_difference(source, target))
+
+
+def test_the_report_says_when_a_direction_is_noise():
+    offset = torch.ones(1, 5, 8, dtype=torch.float64)
+    noise = encodings(32, 0), encodings(32, 1)
+    clear = noise[0], [e + offset for e in noise[1]]
+    reports = {}
+    for name, sides in (("noise", noise), ("clear", clear)):
+        made = EditDirection(mean_difference(*sides))
+        reports[name] = direction_report(made, agreement(*sides), sides[1][0] - sides[0][0])
+    assert "WARNING" in reports["noise"] and "WARNING" not in reports["clear"]
+    swap, delta = clear[1][0] - clear[0][0], mean_difference(*clear)
+    cosine = (swap * delta).sum() / swap.norm() / delta.norm()
+    assert f"norm {swap.norm():.1f} against {delta.norm():.1f}, cosine {cosine:.2f}" in reports["clear"]
+    assert 0.3 < cosine < 0.95, "one pair is not the mean of many"
+
+
+def test_text_files_give_the_direction_of_their_lines(run_graph, host):
+    (host.base / "input" / "cats.txt").write_text(CATS + "\n\n", encoding="utf-8-sig")
+    dogs = DOGS.splitlines()
+    for name, lines in (("dogs", dogs[:1]), ("more dogs", dogs[1:])):
+        (host.base / "input" / f"{name}.txt").write_text("\n".join(lines), encoding="utf-8")
+    scene = Scene()
+    read = direction(scene, "cats.txt", "dogs.txt\nmore dogs.txt", "text files")
+    given = direction(scene, CATS, DOGS, "as given")
+    run = run_graph(scene)
+    assert torch.equal(run.outputs[read.id][0].delta, run.outputs[given.id][0].delta)
+    assert run.outputs[read.id][0].meta["sentences"] == "3 and 3 (text files)"
+    assert "word swap" in run.outputs[read.id][1]
+
+
+def test_a_changed_text_file_is_read_again(run_graph, host):
+    file = host.base / "input" / "changing.txt"
+    (host.base / "input" / "other.txt").write_text("a dog")
+    deltas = []
+    for second, line in enumerate(("a red cat", "a blue car in the sky")):
+        file.write_text(line)
+        os.utime(file, (second, second))
+        if not deltas:
+            scene = Scene()
+            read = direction(scene, "changing.txt", "other.txt", "text files")
+        scene[read.id].pop("is_changed", None)  # the executor's note in the graph, which a client sends afresh
+        deltas.append(run_graph(scene, cached=True).outputs[read.id][0].delta)
+    assert not torch.equal(*deltas)
+
+
+@pytest.mark.parametrize("file, words", [
+    ("nothing.txt", "There is no file 'nothing.txt'"), ("cats", "'cats' is not a .txt file"),
+    ("../secret.txt", "There is no file '../secret.txt'"), ("empty.txt", "are empty"),
+    ("latin.txt", "not text in UTF-8"),
+])
+def test_text_files_that_cannot_be_read_are_named(run_graph, host, file, words):
+    (host.base / "secret.txt").write_text("a cat")
+    (host.base / "input" / "empty.txt").write_text(" \n")
+    (host.base / "input" / "latin.txt").write_bytes("caf\xe9".encode("latin-1"))
+    scene = Scene()
+    direction(scene, file, "a dog", "text files")
+    with pytest.raises(GraphFailed) as caught:
+        run_graph(scene)
+    assert words in caught.value.text
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_published_embeddings_are_read_as_means(tmp_path, dtype):
+    source, target = torch.randn(1, 77, 8).to(dtype), torch.randn(6, 77, 8).to(dtype)
+    for name, value in (("cat", source), ("dog", target)):
+        torch.save(value, tmp_path / f"{name}.pt")
+    made = load_pt_pair(tmp_path / "cat.pt", tmp_path / "dog.pt")
+    assert made.delta.shape == (1, 77, 8) and made.delta.dtype == torch.float32
+    assert torch.allclose(made.delta, target.float().mean(0, keepdim=True) - source.float(), rtol=0, atol=1e-6)
+    assert made.meta["source"] == "cat" and made.meta["sentences"] == "1 and 6 (precomputed)"
+
+
+class Trap:
+    """What a hostile file would run on being read."""
+
+    def __reduce__(self):
+        return eval, ("__import__('builtins').__dict__.update(mirror_trap=True)",)
+
+
+@pytest.mark.parametrize("write", [
+    lambda path: path.write_bytes(pickle.dumps(Trap())),
+    lambda path: torch.save({"a": Trap()}, path),
+    lambda path: path.write_bytes(b"not a tensor at all"),
+    lambda path: path.write_bytes(b""),
+    lambda path: torch.save({"cat": torch.zeros(1, 77, 8)}, path),
+    lambda path: torch.save(torch.zeros(1, 77, 8, dtype=torch.int64), path),
+    lambda path: torch.save(torch.full((1, 77, 8), float("nan")), path),
+    lambda path: torch.save(torch.zeros(0, 77, 8), path),
+    lambda path: torch.save(torch.zeros(1, 77, 9), path),
+])
+def test_bad_embeddings_are_refused_and_nothing_in_them_is_run(tmp_path, write):
+    torch.save(torch.zeros(1, 77, 8), tmp_path / "good.pt")
+    write(tmp_path / "bad.pt")
+    with pytest.raises(ValueError, match=r"bad\.pt|do not match"):
+        load_pt_pair(tmp_path / "good.pt", tmp_path / "bad.pt")
+    assert not hasattr(builtins, "mirror_trap")
+
+
+def test_pooled_prompts_get_a_direction_of_their_own(run_graph):
+    """SDXL reads a pooled prompt beside the text."""
+    scene = Scene(tiny.sdxl)
+    made = direction(scene, CATS, DOGS, "as given")
+    moved = scene.add("MirrorApplyDirection", conditioning=scene.source, direction=made(), strength=0.5)
+    run = run_graph(scene)
+    way = run.outputs[made.id][0]
+    before, after = run.outputs[scene.source[0]][0][0][1], run.outputs[moved.id][0][0][1]
+    assert way.pooled.norm() > 0.1
+    assert torch.allclose(after["pooled_output"], before["pooled_output"] + 0.5 * way.pooled)
+    assert "pooled part" in run.outputs[made.id][1]
+
+
+def test_a_direction_of_another_encoder_is_refused(run_graph):
+    scene = Scene()
+    wrong = scene.add(give(lambda: EditDirection(torch.zeros(1, 77, 768)), "MIRROR_DIRECTION"))
+    scene.add("MirrorApplyDirection", conditioning=scene.source, direction=wrong(), strength=1.0)
+    with pytest.raises(GraphFailed) as caught:
+        run_graph(scene)
+    assert "768 numbers a token and the prompt 64" in caught.value.text
