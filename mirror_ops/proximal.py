@@ -10,6 +10,7 @@ of velocities. Thresholds by quantile do not see this factor; a fixed tau, given
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -50,9 +51,48 @@ def batch_quantile_threshold(delta: Tensor, q: float) -> Tensor:
     return torch.quantile(delta.abs().flatten(), q)
 
 
+@dataclass(frozen=True)
+class Threshold:
+    """How tau is found at each step: the `quantile` of |delta|, or, where that is None, `fixed`, in units of eps.
+
+    The quantile is each picture's own. With `whole_batch` it is the published one, over all pictures at once.
+    Raises ValueError for a quantile outside [0, 1] or a negative `fixed`.
+    """
+
+    quantile: float | None = 0.7
+    fixed: float = 0.0
+    whole_batch: bool = False
+
+    def __post_init__(self):
+        if self.quantile is not None:
+            _check_quantile(self.quantile)
+        if self.fixed < 0:
+            raise ValueError(f"The threshold is at least 0, not {self.fixed:g}.")
+
+    def __call__(self, delta: Tensor, sigma: Tensor, alone: bool = False) -> Tensor:
+        """tau, broadcastable to delta = D_c - D_u [B, C, H, W]; sigma [B] or a number.
+
+        `alone` says that delta is the edited branch by itself; the published batch has the source branch's zeros too.
+        """
+        if self.quantile is None:
+            return self.fixed * sigma.reshape(-1, 1, 1, 1)
+        if not self.whole_batch:
+            return quantile_threshold(delta, self.quantile)
+        batch = torch.cat([torch.zeros_like(delta), delta]) if alone else delta
+        return batch_quantile_threshold(batch, self.quantile)
+
+
 def proximal_guidance(cond: Tensor, uncond: Tensor, scale: float, tau: Tensor | float, prox: Prox = soft) -> Tensor:
     """D_u + scale * prox(D_c - D_u), all [B, C, H, W], tau in their units. At tau 0 classifier-free guidance."""
     return uncond + scale * prox(cond - uncond, tau)
+
+
+def without_small(denoised: Tensor, delta: Tensor, scale: float, tau: Tensor | float, prox: Prox = soft) -> Tensor:
+    """A guided prediction less what guidance added below the threshold: scale * (delta - prox(delta)).
+
+    Of classifier-free guidance this makes `proximal_guidance`; what else was added to the prediction stays in it.
+    """
+    return denoised - scale * (delta - prox(delta, tau))
 
 
 def edit_mask(delta: Tensor, tau: Tensor | float, dilation: int = 1) -> Tensor:

@@ -11,6 +11,7 @@ from .files import MirrorLoadDirection, MirrorLoadTrajectory, MirrorSaveDirectio
 from .invert import RedescribedDDIMInvert
 from .metrics import MirrorMetrics
 from .report import MirrorReport
+from .proximal import MirrorProximalGuidance
 from .rewriter import PromptRewriteOptimizer
 from .sample import MirrorSample
 
@@ -23,6 +24,7 @@ NODES: list[type[io.ComfyNode]] = [
     MirrorExactInvert,
     MirrorReport,
     MirrorMetrics,
+    MirrorProximalGuidance,
     MirrorCompare,
     MirrorAttentionMaps,
     MirrorSaveDirection,
