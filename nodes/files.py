@@ -13,7 +13,7 @@ from .types import CATEGORY, DirectionType, MirrorType
 READABLE = (".safetensors", ".pt")
 
 
-def _new_file(prefix: str) -> tuple[Path, str]:
+def new_file(prefix: str) -> tuple[Path, str]:
     """(a path in the output folder that does not exist yet, its name relative to that folder)."""
     output = folder_paths.get_output_directory()
     folder, name, counter, _, _ = folder_paths.get_save_image_path(prefix, output)
@@ -72,7 +72,7 @@ class MirrorSaveTrajectory(io.ComfyNode):
 
     @classmethod
     def execute(cls, mirror, filename_prefix) -> io.NodeOutput:
-        path, name = _new_file(filename_prefix)
+        path, name = new_file(filename_prefix)
         save_mirror(mirror, path)
         return io.NodeOutput(name, ui=ui.PreviewText(name))
 
@@ -110,7 +110,7 @@ class MirrorSaveDirection(io.ComfyNode):
 
     @classmethod
     def execute(cls, direction, filename_prefix) -> io.NodeOutput:
-        path, name = _new_file(filename_prefix)
+        path, name = new_file(filename_prefix)
         save_direction(direction, path)
         return io.NodeOutput(name, ui=ui.PreviewText(name))
 
