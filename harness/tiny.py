@@ -98,6 +98,26 @@ def flow(seed: int = 0):
     return patcher(model)
 
 
+def flux(seed: int = 0):
+    """MODEL of Flux's kind: flow prediction, joint and single attention blocks, distilled guidance as an input."""
+    import comfy.model_base as base
+    import comfy.supported_models
+
+    class Tiny(comfy.supported_models.Flux):
+        unet_config = {}
+
+    config = Tiny({
+        "image_model": "flux", "in_channels": 16, "out_channels": 16, "vec_in_dim": WIDTH, "context_in_dim": WIDTH,
+        "hidden_size": 64, "mlp_ratio": 2.0, "num_heads": 2, "depth": 1, "depth_single_blocks": 1,
+        "axes_dim": [8, 12, 12], "theta": 10000, "patch_size": 2, "qkv_bias": True, "guidance_embed": True,
+        "txt_ids_dims": [],
+    })
+    config.set_inference_dtype(torch.float32, None)
+    model = base.Flux(config, device=torch.device("cpu"))
+    gentle(model.diffusion_model, model.diffusion_model.final_layer.linear, seed, GAIN)
+    return patcher(model)
+
+
 def tokenizer_folder() -> tuple[str, dict[str, int]]:
     """A folder with a small byte-pair vocabulary in which each of WORDS is one token."""
     import comfy.sd1_clip

@@ -12,6 +12,7 @@ FAMILIES = {
     "v-prediction": (lambda: tiny.unet(v_prediction=True), 4, 0.18215),
     "SDXL": (tiny.sdxl, 4, 0.13025),
     "flow": (tiny.flow, 16, 1.5305),
+    "Flux": (tiny.flux, 16, 0.3611),
 }
 
 

@@ -106,12 +106,14 @@ def test_without_these_measures_the_gradient_fails(measure, host, monkeypatch):
         measure(Scene(), slope_of_loss)
 
 
-@pytest.mark.parametrize("make, channels", [(tiny.sdxl, 4), (tiny.flow, 16), (lambda: tiny.unet(v_prediction=True), 4)])
-def test_other_families_give_true_gradients(measure, make, channels, monkeypatch):
+@pytest.mark.parametrize("checkpoint", [True, False])
+@pytest.mark.parametrize("make, channels", [
+    (tiny.sdxl, 4), (tiny.flow, 16), (tiny.flux, 16), (lambda: tiny.unet(v_prediction=True), 4)])
+def test_other_families_give_true_gradients(measure, make, channels, checkpoint, monkeypatch):
     monkeypatch.setattr(f"{__name__}.SHAPE", (channels, 8, 8))
     monkeypatch.setattr(f"{__name__}.SIGMA", 0.7)
     scene = Scene(make, latent=lambda: tiny.pictures(channels=channels))
-    autograd, finite, _ = measure(scene, slope_of_loss, checkpoint=True)
+    autograd, finite, _ = measure(scene, slope_of_loss, checkpoint=checkpoint)
     assert autograd == pytest.approx(finite, rel=1e-2, abs=1e-3)
 
 

@@ -6,6 +6,7 @@ gets a `Walk`: the loaded model as a denoiser, with and without gradients.
 """
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
@@ -136,7 +137,7 @@ class Walk:
         self.guider.conds = {**self.guider.conds, "positive": positive, "negative": negative}
         self.guider.cfg = cfg
         network = self.guider.inner_model.diffusion_model
-        with gradients.checkpointing(network, with_gradient and self.checkpoint):
+        with gradients.differentiable_blocks(network, self.checkpoint) if with_gradient else nullcontext():
             denoised = self.guider(x, sigma.to(x.dtype).expand(len(x)), model_options=options, seed=0)
         self.denoised = denoised.detach()
         return scale.enter(denoised) if with_gradient and self.half else denoised

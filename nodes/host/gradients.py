@@ -7,10 +7,11 @@ also gets a private clone of its weight for each call (`clone_weights_per_call`)
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 
 import comfy.ldm.modules.attention
 import comfy.ldm.modules.diffusionmodules.openaimodel as unet
+import comfy.model_management as management
 import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
@@ -101,15 +102,17 @@ def differentiable(model_options: dict) -> dict:
 
 
 @contextmanager
-def checkpointed(network: nn.Module) -> Iterator[None]:
-    """While open, the network's blocks keep only their inputs and run again in the backward pass.
+def differentiable_blocks(network: nn.Module, checkpointed: bool) -> Iterator[None]:
+    """While open, the network's blocks can be differentiated through; `checkpointed`, they keep only their inputs and
+    run again in the backward pass.
 
     Only the forward pass must happen inside; nothing stays patched afterwards, also when it is interrupted.
     """
     blocks = [block for block in network.modules() if isinstance(block, unet.ResBlock)] + _listed_blocks(network)
     try:
         for block in blocks:
-            block.forward = _checkpointed_forward(block.forward)
+            forward = _differentiable_forward(block.forward)
+            block.forward = _checkpointed_forward(forward) if checkpointed else forward
         yield
     finally:
         for block in blocks:
@@ -124,6 +127,40 @@ def _listed_blocks(network: nn.Module) -> list[nn.Module]:
     return [block for block in members if id(block) not in nested and any(True for _ in block.parameters())]
 
 
+class BlockInput(Tensor):
+    """A block's input: `x += y` makes a new x. Flux's blocks add in place to what autograd, or a checkpoint, keeps."""
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        with torch._C.DisableTorchFunctionSubclass():
+            if func in OUT_OF_PLACE:
+                return OUT_OF_PLACE[func](*args, **(kwargs or {})).as_subclass(cls)
+            return func(*args, **(kwargs or {}))
+
+
+OUT_OF_PLACE = {Tensor.add_: Tensor.add, Tensor.sub_: Tensor.sub, Tensor.mul_: Tensor.mul, Tensor.div_: Tensor.div}
+
+
+def _differentiable_forward(forward):
+    """`forward` with its inputs protected and the host told to use no kernel that lacks a backward."""
+
+    def entering(x):
+        return x.as_subclass(BlockInput) if isinstance(x, Tensor) and x.is_floating_point() else x
+
+    def leaving(x):
+        return x.as_subclass(Tensor) if isinstance(x, BlockInput) else x
+
+    def run(*args, **kwargs):
+        earlier, management.in_training = management.in_training, True
+        try:
+            out = forward(*map(entering, args), **{k: entering(v) for k, v in kwargs.items()})
+        finally:
+            management.in_training = earlier
+        return tuple(map(leaving, out)) if isinstance(out, tuple) else leaving(out)
+
+    return run
+
+
 def _checkpointed_forward(forward):
     def run(*args, **kwargs):
         # the host keeps changing its options dict while it walks the network; the second run must see today's
@@ -132,11 +169,6 @@ def _checkpointed_forward(forward):
         return checkpoint(forward, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
 
     return run
-
-
-def checkpointing(network: nn.Module, wanted: bool):
-    """`checkpointed(network)` if wanted, else a context that does nothing."""
-    return checkpointed(network) if wanted else nullcontext()
 
 
 class BackwardScale:
