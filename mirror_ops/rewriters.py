@@ -44,10 +44,12 @@ class NegativePrompt(Keep):
     """`negative prompt`: the negative becomes the source prompt itself, so that guidance cancels.
 
     Negative-prompt inversion (Miyake et al. 2023): the closed form of null-text inversion for the source picture.
+    `interpolation` is how far along the arc to the given negative it goes instead (`slerp`): 0 none, 1 all the way.
     """
 
     name: str = "negative prompt"
     side: str = "negative"
+    interpolation: float = 0.0
 
 
 @dataclass(frozen=True)

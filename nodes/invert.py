@@ -17,9 +17,10 @@ from ..mirror_ops.refine import refine as solve
 from ..mirror_ops.regularise import regularise as nudge
 from ..mirror_ops.rewriters import Adam
 from ..mirror_ops.schedules import current_labels, target_labels
+from ..mirror_ops.slerp import slerp
 from ..mirror_ops.trajectory import Mirror, cpu
 from .host import families
-from .host.conditioning import check_batch, pooled_of, scheduled, text_of
+from .host.conditioning import check_batch, pooled_of, scheduled, text_of, with_text
 from .host.denoiser import Count, Walk, run
 from .types import CATEGORY, MirrorType, RewriterType
 
@@ -174,13 +175,28 @@ def _prompts(positive, negative, cfg: float, rewriter: Rewriter, batch: int) -> 
     if rewriter.side == "negative" and cfg == 1:
         raise ValueError(f"`{rewriter.name}` rewrites the negative prompt, which cfg 1 never reads. Use a higher cfg.")
     if rewriter.side == "negative" and rewriter.start == "positive":
-        negative = positive
+        negative = _towards(positive, negative, rewriter.interpolation)
     if negative is None and cfg != 1:
         raise ValueError(f"cfg {cfg:g} needs a negative prompt to guide away from. Connect `negative`, or use cfg 1.")
     prompts = {"positive": positive} if cfg == 1 else {"positive": positive, "negative": negative}
     for name, conditioning in prompts.items():
         check_batch(text_of(conditioning, name), batch)
     return prompts
+
+
+def _towards(positive, negative, interpolation: float):
+    """`positive` with its text moved along the arc to `negative`'s; ValueError where that cannot be."""
+    if not interpolation:
+        return positive
+    if negative is None:
+        raise ValueError("An interpolated negative prompt lies between `positive` and `negative`: connect `negative`.")
+    start, end = text_of(positive), text_of(negative, "negative")
+    if start.shape[1:] != end.shape[1:]:
+        raise ValueError(
+            f"`positive` has {start.shape[1]} tokens of width {start.shape[2]} and `negative` {end.shape[1]} of "
+            f"{end.shape[2]}: texts of one length are needed to interpolate between them. Shorten the longer one."
+        )
+    return with_text(positive, slerp(start, end, interpolation))
 
 
 def _walk_both_ways(

@@ -28,12 +28,24 @@ def _fixed_point_inputs() -> list:
     ]
 
 
+def _negative_prompt_inputs() -> list:
+    return [
+        io.Float.Input(
+            "interpolation", default=0.0, min=0.0, max=1.0, step=0.05, optional=True, tooltip=(
+                "How far from the describing prompt to the connected negative: more of the edit, less of the picture."
+            ),
+        )
+    ]
+
+
 # What the node offers: name -> (its inputs, settings -> rewriter). A new method is one more line.
 METHODS = {
     "paper": (_adam_inputs, lambda choice: Adam(**_adam_settings(choice))),
     "ours": (_fixed_point_inputs, lambda choice: FixedPoint(refine=choice["iterations"])),
     "null text": (_adam_inputs, lambda choice: null_text(**_adam_settings(choice))),
-    "negative prompt": (list, lambda choice: NegativePrompt()),
+    "negative prompt": (
+        _negative_prompt_inputs, lambda choice: NegativePrompt(interpolation=choice.get("interpolation", 0.0))
+    ),
     "none": (list, lambda choice: Keep()),
 }
 
