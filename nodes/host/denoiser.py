@@ -199,7 +199,7 @@ def run(
         conds = guider.conds
         try:
             if with_gradients:
-                _make_differentiable(guider)
+                make_differentiable(guider)
             walk = Walk(guider, sigmas, extra_args["model_options"], Progress(patcher, evaluations))
             walk.checkpoint = checkpoint
             walk.prompts = {name: Prompt(name, prompts[name], passed[name], conds[name]) for name in prompts}
@@ -216,7 +216,8 @@ def run(
     return result[0], count
 
 
-def _make_differentiable(guider: comfy.samplers.CFGGuider) -> None:
+def make_differentiable(guider: comfy.samplers.CFGGuider) -> None:
+    """Readies what a guider has loaded, and its processed prompts, for gradients. Must run outside inference mode."""
     gradients.launder(guider.inner_model)
     for extra in guider.loaded_models:  # ControlNets read the text too
         gradients.launder(extra.model)

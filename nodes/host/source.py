@@ -110,6 +110,11 @@ class Beside:
     def steps(self) -> int:
         return self.source.mirror.steps
 
+    @property
+    def prompt(self) -> list[dict]:
+        """The mirror's own prompt as the host processed it, a window for each step."""
+        return self.guider.conds[_PROMPT]
+
     def visit(self, model, conds: list, x: Tensor, sigma: Tensor, model_options: dict) -> None:
         """Evaluates the source at the mirror's step of this sigma, unless that is done.
 
