@@ -6,6 +6,7 @@ from mirror_ops.prompt_to_prompt import (
     align,
     injected,
     local_blend,
+    paired,
     refined,
     refinement,
     replaced,
@@ -13,8 +14,9 @@ from mirror_ops.prompt_to_prompt import (
     reweighting,
     schedule,
     self_attention_taken,
+    token_mask,
     word_area,
-    word_tokens,
+    word_heat,
 )
 
 BEGIN, END = 900, 901
@@ -104,6 +106,34 @@ def test_replacement_by_a_word_of_fewer_tokens():
     assert torch.equal(weights.sum(dim=1), torch.ones(10))
 
 
+def test_parity_is_the_official_mapper_throughout():
+    cases = [("a cat sits", "a tabby-kitten-cat sits"), ("a b-c d-e f", "a x d-e g"), ("a cat", "a cat"),
+             ("a tabby-cat on grass", "a dog on grass")]
+    for source, target in ((prompt(s), prompt(t)) for s, t in cases):
+        assert torch.equal(replacement(source, target, 12, parity=True), official_replacement(source, target, 12))
+
+
+def test_a_run_of_words_in_place_of_another_is_one_swap():
+    source, target = paired(prompt("a cat sits on grass"), prompt("a golden-ish retriever sits on grass"))
+    assert [b - a for a, b in source.words] == [1] * 5 and [b - a for a, b in target.words] == [1, 3, 1, 1, 1]
+    weights = replacement(source, target, 12)
+    assert torch.equal(weights[2, 2:5], torch.full((3,), 1 / 3)) and weights[3, 5] == 1 and weights[6, 8] == 1
+    same = prompt("a b"), prompt("c a")
+    assert paired(*same) == same, "equally many words: by place"
+    with pytest.raises(ValueError, match="Use refine"):
+        paired(prompt("a cat"), prompt("a white cat"))
+
+
+def test_prompts_that_fill_other_lengths():
+    """A source of one chunk, a target of two."""
+    source, target = prompt("a cat"), prompt("a dog")
+    weights = replacement(source, target, 8, 12)
+    assert weights.shape == (8, 12) and torch.equal(weights[:, :8], torch.eye(8)) and weights[:, 8:].sum() == 0
+    assert torch.equal(replacement(source, target, 12, 8).sum(dim=1), torch.ones(12))
+    mapper, alpha = refinement(source, target, 8, 12)
+    assert alpha.tolist() == [1, 1, 0, 1] + [1] * 4 + [0] * 4 and mapper.max() == 7
+
+
 def test_replacement_refuses_other_word_counts():
     with pytest.raises(ValueError, match="source has 2, the target 3"):
         replacement(prompt("a cat"), prompt("a white cat"))
@@ -150,18 +180,15 @@ def test_ties_go_to_a_gap_in_the_source_first():
 
 
 def test_reweighting_names_words_of_several_tokens():
-    target = prompt("a tabby-cat on grass")
-    assert reweighting(target, {1: 2.0, 3: -0.5}, 8).tolist() == [1, 1, 2, 2, 1, -0.5, 1, 1]
-    assert word_tokens(target, [1, 3], 8).tolist() == [0, 0, 1, 1, 0, 1, 0, 0]
-    with pytest.raises(IndexError, match="no word 4"):
-        reweighting(target, {4: 2.0})
+    assert reweighting([([2, 3], 2.0), ([5], -0.5)], 8).tolist() == [1, 1, 2, 2, 1, -0.5, 1, 1]
+    assert token_mask([2, 3, 5], 8).tolist() == [0, 0, 1, 1, 0, 1, 0, 0]
 
 
 def test_schedule_is_the_official_table():
     """50 steps: 0.4 ends with step 19, 0.8 with step 39; a word's own window overrides its column."""
     assert schedule(50, (0.0, 0.4))[:, 0].sum() == 20 and schedule(50)[:, 76].sum() == 40
     assert schedule(50, (0.0, 1.0)).min() == 1 and schedule(50, (0.0, 0.0)).max() == 0
-    alpha = schedule(50, (0.0, 0.8), prompt("a tabby-cat"), {1: (0.2, 0.4)}, 8)
+    alpha = schedule(50, (0.0, 0.8), [([2, 3], (0.2, 0.4))], 8)
     assert alpha[:, 2].nonzero().flatten().tolist() == list(range(10, 20)) and torch.equal(alpha[:, 2], alpha[:, 3])
     assert alpha[:, [0, 1, 4, 7]].sum(dim=0).tolist() == [40] * 4
     with pytest.raises(ValueError, match="window"):
@@ -182,9 +209,9 @@ def test_self_attention_window_and_size():
 
 @pytest.mark.parametrize("pool", [True, False])
 def test_word_area_spelled_out(pool):
-    m = maps(2, 5, 6, 4, 9)  # two pictures, five layers and heads, 6 x 4, nine tokens
-    tokens = torch.tensor([0, 0, 1, 1, 0, 0, 0, 0, 0.0])
-    area = word_area(m, tokens, (12, 8), 0.7, pool)
+    m = maps(2, 5, 6, 4, 9)  # two pictures, five heads, 6 x 4, nine tokens
+    tokens = torch.tensor([[0, 0, 1, 1, 0, 0, 0, 0, 0.0]])
+    area = word_area(word_heat(m.flatten(2, 3), tokens).unflatten(2, (6, 4)), (12, 8), 0.7, pool)
     assert area.shape == (2, 1, 12, 8)
     for b in range(2):
         heat = (m[b, ..., 2] + m[b, ..., 3]).mean(dim=0)

@@ -1,6 +1,6 @@
 """Reading and replacing attention while the network runs, through the host's hooks, beside those of other packs."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 
 import torch
 from comfy.ldm.modules.attention import SpatialTransformer, optimized_attention
