@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from harness import tiny
+from harness.results import GraphFailed
 from harness.tiny import Scene
 from mirror_ops.metrics import relative_displacement
 
@@ -100,3 +101,62 @@ def test_given_sigmas_and_regularisation(run_graph):
     noises = {kind: samples(run, made) for kind, made in nudged.items()}
     assert relative_displacement(noises["pix2pix-zero"], noises["MirrorDiffusion"]) > 1e-4
     assert relative_displacement(noises["off"], noises["MirrorDiffusion"]) > 1e-4
+
+
+def failure(run_graph, scene):
+    with pytest.raises(GraphFailed) as caught:
+        run_graph(scene)
+    return caught.value.text
+
+
+@pytest.mark.parametrize("node", ["RedescribedDDIMInvert", "MirrorExactInvert"])
+def test_a_family_that_cannot_work_is_refused_by_name(run_graph, node):
+    """A model that maps pictures to pictures, and one that reads its text through an adapter of its own."""
+    import comfy.model_base
+
+    class Adapter(comfy.model_base.BaseModel):
+        def extra_conds(self, **kwargs):
+            made = super().extra_conds(**kwargs)
+            made["c_crossattn"].cond = 2 * made["c_crossattn"].cond
+            return made
+
+    def adapted():
+        model = tiny.unet()
+        model.model.__class__ = Adapter
+        return model
+
+    def invert(scene):
+        method = {"method": "bdia", "method__gamma": 0.96} if node == "MirrorExactInvert" else {}
+        scene.add(node, model=scene.model, positive=scene.source, latent=scene.latent, cfg=1.0, **scene.grid, **method)
+        return failure(run_graph, scene)
+
+    scene = Scene()
+    scene.model = scene.add("ModelSamplingDiscrete", model=scene.model, sampling="img_to_img", zsnr=False)()
+    assert "BaseModel (IMG_TO_IMG) does not predict the noise" in invert(scene)
+    assert "Adapter does not read its positive prompt as one plain embedding" in invert(Scene(adapted))
+
+
+@pytest.mark.parametrize("patch, words", [
+    ({"sampling": "v_prediction", "zsnr": False}, "sampling is EPS; the connected model's is V_PREDICTION"),
+    ({"sampling": "eps", "zsnr": True}, "noise schedule is from 0.0292 to 14.6; the connected model's is from 0."),
+])
+def test_a_mirror_refuses_a_model_patched_to_another_prediction_or_schedule(run_graph, patch, words):
+    scene = Scene()
+    mirror = scene.invert(Scene.NONE)
+    other = scene.add("ModelSamplingDiscrete", model=scene.model, **patch)
+    scene.sample(mirror, model=other())
+    assert words in failure(run_graph, scene)
+
+
+def test_a_model_patched_to_velocities_works_as_one(run_graph):
+    def mislabelled():  # a v-prediction network in a checkpoint that says eps
+        model, other = tiny.unet(v_prediction=True), tiny.unet()
+        other.model.diffusion_model = model.model.diffusion_model
+        return other
+
+    scene, truth = Scene(mislabelled), Scene(lambda: tiny.unet(v_prediction=True))
+    scene.model = scene.add("ModelSamplingDiscrete", model=scene.model, sampling="v_prediction", zsnr=False)()
+    made = [s.invert(Scene.PAPER) for s in (scene, truth)]
+    runs = [run_graph(s) for s in (scene, truth)]
+    latents = [run.outputs[node.id][2].reconstruction for run, node in zip(runs, made, strict=True)]
+    assert relative_displacement(*latents).max() < 1e-6

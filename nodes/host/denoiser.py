@@ -51,17 +51,20 @@ class Prompt:
     """A prompt that the host has processed, whose text can be exchanged.
 
     given: the CONDITIONING as it came; passed: as it was passed to the host (`stepwise` or the same); entries: what
-    the host made of that. Raises ValueError for models that do not read the given text as one plain embedding.
+    the host made of that. Raises ValueError, naming the `family`, for models that do not read the given text as one
+    plain embedding.
     """
 
-    def __init__(self, name: str, given: Conditioning, passed: Conditioning, entries: list[dict]):
+    def __init__(self, name: str, given: Conditioning, passed: Conditioning, entries: list[dict], family: str):
         self.entries, self.tokens, self.given = entries, token_counts(given), text_of(given, name)
         # The host may add entries, for areas, after ours; those share the text object of the entry they stand for.
         self.parts = {}
         for k, (entry, (text, options)) in enumerate(zip(entries, passed, strict=False)):
             read = entry["model_conds"].get("c_crossattn")
             if read is None or not torch.equal(read.cond, text.to(read.cond)):
-                raise ValueError(f"This model does not read its {name} prompt as one plain embedding: not rewritable.")
+                raise ValueError(
+                    f"{family} does not read its {name} prompt as one plain embedding, so it cannot be rewritten here."
+                )
             self.parts[id(read)] = options.get(PART, k)
 
     @property
@@ -202,7 +205,8 @@ def run(
                 make_differentiable(guider)
             walk = Walk(guider, sigmas, extra_args["model_options"], Progress(patcher, evaluations))
             walk.checkpoint = checkpoint
-            walk.prompts = {name: Prompt(name, prompts[name], passed[name], conds[name]) for name in prompts}
+            family = type(patcher.model).__name__
+            walk.prompts = {name: Prompt(name, prompts[name], passed[name], conds[name], family) for name in prompts}
             result.append(algorithm(walk))
         finally:
             guider.conds = conds

@@ -16,21 +16,34 @@ UNSUPPORTED = ("IMG_TO_IMG", "IMG_TO_IMG_FLOW", "V_PREDICTION_DDPM")  # by name:
 
 
 def describe(model: ModelPatcher) -> dict:
-    """What a trajectory depends on: architecture, kind of prediction, and latent space, as plain JSON."""
+    """What a trajectory depends on: architecture, prediction, noise schedule and latent space, as plain JSON."""
     latent_format = model.get_model_object("latent_format")
-    return {
+    made = {
         "architecture": type(model.model).__name__,
         "prediction": model.model.model_type.name,
+        "sampling": _sampling_kind(model),
         "latent_format": type(latent_format).__name__,
         "latent_channels": latent_format.latent_channels,
     }
+    if not is_flow(model):  # a flow model's shift moves the levels that a scheduler picks, not what a level means
+        sampling = model.get_model_object("model_sampling")
+        made["noise_schedule"] = f"from {float(sampling.sigma_min):.3g} to {float(sampling.sigma_max):.3g}"
+    return made
+
+
+def _sampling_kind(model: ModelPatcher) -> str:
+    """How the network's output is read (EPS, V_PREDICTION, CONST, ...); nodes that patch a MODEL can change it."""
+    sampling = model.get_model_object("model_sampling")
+    reads = {"calculate_input", "calculate_denoised"}
+    return next(kind.__name__ for kind in type(sampling).__mro__ if reads & set(vars(kind)))
 
 
 def check_supported(model: ModelPatcher, latent: Tensor) -> None:
     """Raises ValueError, naming the model, for families that cannot be inverted here and latents that do not fit."""
     name, latent_format = type(model.model).__name__, model.get_model_object("latent_format")
-    if model.model.model_type.name in UNSUPPORTED:
-        raise ValueError(f"{name} ({model.model.model_type.name}) does not predict the noise in a picture.")
+    for kind in (model.model.model_type.name, _sampling_kind(model)):
+        if kind in UNSUPPORTED:
+            raise ValueError(f"{name} ({kind}) does not predict the noise in a picture, so nothing can be inverted.")
     if latent.is_nested or latent.ndim != 4 or latent_format.latent_dimensions != 2:
         raise ValueError(
             f"Only still pictures can be inverted; {name} with a latent of {latent.ndim} dimensions is something else."
