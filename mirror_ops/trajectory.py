@@ -5,11 +5,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from .metrics import relative_displacement
+from .schedules import check_grid
 
 FORMAT, VERSION = "mirror-trajectory", 1
 
@@ -33,6 +34,7 @@ class Mirror:
     meta: dict = field(default_factory=dict)
 
     def __post_init__(self):
+        check_grid(self.sigmas)
         steps, shape = len(self.sigmas) - 1, self.latents.shape
         if self.latents.ndim != 5 or len(self.latents) != steps + 1 or self.reconstruction.shape != shape:
             raise ValueError(f"A mirror of {steps} steps cannot hold latents of shape {list(shape)}.")
@@ -73,7 +75,11 @@ def load_mirror(path: str | Path) -> Mirror:
 
 def read_safetensors(path: str | Path, kind: str, version: int, noun: str) -> tuple[dict, dict[str, Tensor]]:
     """(metadata, tensors) of a file of this format and at most this version; ValueError otherwise."""
-    with safe_open(str(path), framework="pt") as file:
+    try:
+        opened = safe_open(str(path), framework="pt")
+    except SafetensorError as error:
+        raise ValueError(f"{Path(path).name} is damaged or no safetensors file: {error}") from error
+    with opened as file:
         header = file.metadata() or {}
         if header.get("format") != kind:
             raise ValueError(f"{Path(path).name} is not a saved {noun}.")
