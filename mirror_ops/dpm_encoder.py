@@ -31,7 +31,8 @@ from .ddim import moves
 from .guidance import Denoiser
 from .schedules import check_grid
 
-Propose = Callable[[int, Tensor], Tensor]
+Propose = Callable[[int, Tensor], Tensor]  # (i, x_i) -> x_{i+1}, the last one being the picture
+Path = Callable[[Tensor, Tensor, float, Generator, bool], Propose]  # of (picture, sigmas, eta, generator, flow)
 
 
 class Code(NamedTuple):
@@ -39,6 +40,18 @@ class Code(NamedTuple):
 
     latents: Tensor  # [T+1, B, C, H, W] the noisy path, in sampling order, ending in the picture
     noises: Tensor  # [T, B, C, H, W] in units of `up`; the last one in latent units where sigmas[T] is 0
+
+
+def posterior(picture: Tensor, sigmas: Tensor, eta: float, generator: Generator, flow: bool) -> Propose:
+    """Draws x_{i+1} from q(x_{i+1} | x_i, picture): the ancestral step of a network that knows the picture."""
+
+    def propose(i: int, x: Tensor) -> Tensor:
+        if i == len(sigmas) - 2:
+            return picture
+        mu, up = ancestral_mean(x, picture, sigmas[i], sigmas[i + 1], eta, flow)
+        return mu + up * draw(picture, generator)
+
+    return propose
 
 
 def dpm_encode(
@@ -49,8 +62,9 @@ def dpm_encode(
     eta: float,
     generator: Generator,
     flow: bool = False,
+    path: Path = posterior,
 ) -> Code:
-    """Encodes `picture` [B, C, H, W] along one posterior path on `sigmas` [T+1], sampling order. One evaluation a step.
+    """Encodes `picture` [B, C, H, W] along one noisy path on `sigmas` [T+1], sampling order. One evaluation a step.
 
     `eta` in (0, 1]: 0.1 in the paper; small eta keeps the path near the picture and makes noises far from unit size.
     To keep more of the picture start lower, with sigmas[k:]. Raises ValueError for another eta, a grid that does not
@@ -58,7 +72,7 @@ def dpm_encode(
     """
     check_stochastic(sigmas, eta, flow)
     start = noised(picture, draw(picture, generator), sigmas[0], flow)
-    propose = _posterior(picture, sigmas, eta, generator, flow)
+    propose = path(picture, sigmas, eta, generator, flow)
     return record(start, encode_steps(denoise, start, propose, sigmas, cond, eta, flow))
 
 
@@ -96,6 +110,7 @@ def cycle_diffusion(
     eta: float,
     generator: Generator,
     flow: bool = False,
+    path: Path = posterior,
     on_step: Callable[[int, Tensor], None] | None = None,
 ) -> Tensor:
     """Encoding under `source` and decoding under `target` in one walk, each noise used as soon as it is known.
@@ -105,7 +120,7 @@ def cycle_diffusion(
     """
     check_stochastic(sigmas, eta, flow)
     start = noised(picture, draw(picture, generator), sigmas[0], flow)
-    propose = _posterior(picture, sigmas, eta, generator, flow)
+    propose = path(picture, sigmas, eta, generator, flow)
     steps = encode_steps(encoder, start, propose, sigmas, source, eta, flow)
     return dpm_decode(decoder, start, (z for _, z in steps), sigmas, target, eta, flow, on_step)
 
@@ -170,15 +185,3 @@ def check_stochastic(sigmas: Tensor, eta: float, flow: bool) -> None:
         raise ValueError(f"eta must be above 0 and at most 1, not {eta}; at 0 no noise is drawn to hold the picture.")
     if flow and sigmas[0] > 1:
         raise ValueError(f"The noise levels of a flow model lie between 0 and 1; these start at {float(sigmas[0]):g}.")
-
-
-def _posterior(picture: Tensor, sigmas: Tensor, eta: float, generator: Generator, flow: bool) -> Propose:
-    """Draws x_{i+1} from q(x_{i+1} | x_i, picture): the ancestral step of a network that knows the picture."""
-
-    def propose(i: int, x: Tensor) -> Tensor:
-        if i == len(sigmas) - 2:
-            return picture
-        mu, up = ancestral_mean(x, picture, sigmas[i], sigmas[i + 1], eta, flow)
-        return mu + up * draw(picture, generator)
-
-    return propose

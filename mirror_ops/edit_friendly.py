@@ -11,8 +11,19 @@ picture; and the mean uses eta^2, where the code uses eta (equal at eta 1).
 
 from torch import Generator, Tensor
 
-from .dpm_encoder import Code, check_stochastic, draw, encode_steps, noised, record
+from .dpm_encoder import Code, Propose, dpm_encode, draw, noised
 from .guidance import Denoiser
+
+
+def independent(picture: Tensor, sigmas: Tensor, eta: float, generator: Generator, flow: bool) -> Propose:
+    """Draws x_{i+1} = a picture + sigma n with a noise n of its own, whatever x_i is: a path for `dpm_encode`."""
+
+    def propose(i: int, x: Tensor) -> Tensor:
+        if i == len(sigmas) - 2:
+            return picture
+        return noised(picture, draw(picture, generator), sigmas[i + 1], flow)
+
+    return propose
 
 
 def edit_friendly_encode(
@@ -28,12 +39,4 @@ def edit_friendly_encode(
 
     Raises ValueError for eta outside (0, 1], a grid that does not fall, or a flow grid above 1.
     """
-    check_stochastic(sigmas, eta, flow)
-
-    def propose(i: int, x: Tensor) -> Tensor:
-        if i == len(sigmas) - 2:
-            return picture
-        return noised(picture, draw(picture, generator), sigmas[i + 1], flow)
-
-    start = noised(picture, draw(picture, generator), sigmas[0], flow)
-    return record(start, encode_steps(denoise, start, propose, sigmas, cond, eta, flow))
+    return dpm_encode(denoise, picture, sigmas, cond, eta, generator, flow, independent)

@@ -4,6 +4,10 @@ from comfy_api.latest import ComfyExtension, io
 
 from .attention_maps import MirrorAttentionMaps
 from .compare import MirrorCompare
+from .cycle import CycleDiffusionEncode
+from .cycle_edit import CycleDiffusionEdit
+from .cycle_rank import CycleDiffusionRank
+from .cycle_replay import CycleDiffusionLoad, CycleDiffusionReplay, CycleDiffusionSave
 from .demo import MirrorDemoModel, MirrorDemoScene
 from .direction import CLIPDomainDirection, MirrorApplyDirection
 from .exact import MirrorExactInvert
@@ -22,6 +26,12 @@ NODES: list[type[io.ComfyNode]] = [
     MirrorApplyDirection,
     MirrorSample,
     MirrorExactInvert,
+    CycleDiffusionEncode,
+    CycleDiffusionEdit,
+    CycleDiffusionRank,
+    CycleDiffusionReplay,
+    CycleDiffusionSave,
+    CycleDiffusionLoad,
     MirrorReport,
     MirrorMetrics,
     MirrorProximalGuidance,

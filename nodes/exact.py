@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import comfy.samplers
@@ -189,7 +190,7 @@ class MirrorExactInvert(io.ComfyNode):
         start = chosen.start(state).float()
         if not torch.isfinite(start).all():
             raise ValueError("The inversion is not finite. Lower cfg, or take fewer steps or another method.")
-        sampler = comfy.samplers.KSAMPLER(_replay(chosen, state, start, on))
+        sampler = comfy.samplers.KSAMPLER(replay(chosen, state, on, partial(_check_beginning, start=start, on=on)))
         return io.NodeOutput({"samples": model.model.process_latent_out(start)}, sampler, sigmas)
 
 
@@ -203,12 +204,19 @@ def prompts_at(cfg: float, positive, negative, batch: int) -> dict:
     return prompts
 
 
-def predictor(walk: Walk, cfg: float) -> Denoiser:
-    """The guided prediction, from and to the CPU, where the float64 state lies: not every device has float64."""
-    entries = {name: prompt.entries for name, prompt in walk.prompts.items()}
+def predictor(
+    walk: Walk, cfg: float, positive: str = "positive", negative: str = "negative", branch: str | None = None
+) -> Denoiser:
+    """The guided prediction, from and to the CPU, where the float64 state lies: not every device has float64.
+
+    `positive`, `negative` name two of the walk's prompts, of which the latter may be missing; `branch` as in
+    `Walk.denoise`.
+    """
+    prompt, against = walk.prompts[positive].entries, walk.prompts.get(negative)
+    against = None if against is None else against.entries
 
     def predict(x: Tensor, sigma: Tensor, cond: None) -> Tensor:
-        return walk.denoise(x.to(walk.device), sigma.to(walk.device), **entries, cfg=cfg).cpu()
+        return walk.denoise(x.to(walk.device), sigma.to(walk.device), prompt, against, cfg, branch=branch).cpu()
 
     return predict
 
@@ -220,11 +228,14 @@ def ground(walk: Walk, model, sigmas: Tensor) -> Ground:
     return Ground(sigmas, families.input_scale(model), families.is_flow(model), network)
 
 
-def _replay(method, state, start: Tensor, on: Ground) -> Callable:
-    """The sampler function that decodes `state`. It knows its own beginning better than float32 latents can tell it."""
+def replay(method, state, on: Ground, check: Callable) -> Callable:
+    """The sampler function that decodes `state`. It knows its own beginning better than float32 latents can tell it.
 
-    def replay(model, x, sigmas, extra_args=None, callback=None, disable=None):
-        _check_beginning(model, sigmas, start, on)
+    `check(model, x, sigmas)` raises ValueError if what the sampler was given is not that beginning.
+    """
+
+    def sample(model, x, sigmas, extra_args=None, callback=None, disable=None):
+        check(model, x, sigmas)
         denoised = x
 
         def predict(x_i: Tensor, sigma: Tensor, cond: None) -> Tensor:
@@ -241,10 +252,10 @@ def _replay(method, state, start: Tensor, on: Ground) -> Callable:
         sampling = model.inner_model.inner_model.model_sampling
         return picture / sampling.inverse_noise_scaling(sigmas[-1], torch.ones_like(picture))  # which the host will do
 
-    return replay
+    return sample
 
 
-def _check_beginning(model, sigmas: Tensor, start: Tensor, on: Ground) -> None:
+def _check_beginning(model, x: Tensor, sigmas: Tensor, start: Tensor, on: Ground) -> None:
     """Raises ValueError unless the sampler was given the latent and levels that it was made for, and no noise."""
     if len(sigmas) != len(on.sigmas) or not torch.allclose(sigmas.float().cpu(), on.sigmas, rtol=1e-5):
         raise ValueError("This sampler walks its own noise levels only: connect `sigmas` of MirrorExactInvert.")

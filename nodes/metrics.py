@@ -9,6 +9,7 @@ from torch import Tensor
 from ..mirror_ops.metrics import psnr, ssim
 from ..mirror_ops.perceptual import clip_score, directional_similarity, structure_distance
 from ..mirror_ops.regions import psnr_within, ssim_within
+from .host.clip_space import text_embedding
 from .types import CATEGORY
 
 # Name of each figure, its decimals in the table, and what it says.
@@ -112,24 +113,7 @@ def _texts(clip, clip_vision, source: str, target: str) -> list[Tensor]:
         raise ValueError("`clip` reads words only. Connect the `clip_vision` of the same model as well.")
     if not target.strip():
         raise ValueError("`clip` is connected, but `target_text` is empty. Say what should be in the image.")
-    return [_projected(clip, text) for text in ([target, source] if source.strip() else [target])]
-
-
-def _projected(clip, text: str) -> Tensor:
-    """[1, width] the text in the space of pictures. The host itself leaves out this step for SD1's text model.
-
-    Raises ValueError for a text model without the projection, in whose place the host has put the identity.
-    """
-    pooled = clip.encode_from_tokens(clip.tokenize(text), return_pooled="unprojected")[1]
-    parts = [getattr(part, "text_projection", None) for part in clip.cond_stage_model.modules()]
-    for part in parts:
-        if isinstance(part, torch.nn.Linear) and pooled is not None and part.in_features == pooled.shape[-1]:
-            if not torch.equal(part.weight.float(), torch.eye(*part.weight.shape, device=part.weight.device)):
-                return part(pooled.float()).float().cpu()
-    raise ValueError(
-        "This CLIP came without its projection into the space of pictures (checkpoints of SD1.5 and SD2 leave it out). "
-        "Load the text model that belongs to the clip_vision by itself, with Load CLIP."
-    )
+    return [text_embedding(clip, text) for text in ([target, source] if source.strip() else [target])]
 
 
 def _seen(clip_vision, x: Tensor, truth: Tensor, texts: list[Tensor]) -> dict[str, Tensor]:
