@@ -137,6 +137,7 @@ class Walk:
         scale = gradients.BackwardScale()
         if with_gradient and self.half:
             positive, negative = _in_range(positive, scale), _in_range(negative, scale)
+            x = scale.leave(x) if x.requires_grad else x
         self.guider.conds = {**self.guider.conds, "positive": positive, "negative": negative}
         self.guider.cfg = cfg
         network = self.guider.inner_model.diffusion_model
