@@ -104,6 +104,20 @@ def edit_mask(delta: Tensor, tau: Tensor | float, dilation: int = 1) -> Tensor:
     return max_pool2d(mask, 2 * dilation + 1, stride=1, padding=dilation)
 
 
+@dataclass(frozen=True)
+class EditMask:
+    """Where an edit is left alone: `edit_mask` at a threshold of its own. `published`: as the official code has it."""
+
+    threshold: Threshold
+    dilation: int = 1
+    published: bool = False
+
+    def __call__(self, delta: Tensor, sigma: Tensor, alone: bool = False) -> Tensor:
+        """[B, C, H, W] as delta; arguments as those of `Threshold`. |soft(delta)| > tau is |delta| > 2 tau."""
+        tau = self.threshold(delta, sigma, alone)
+        return edit_mask(delta, 2 * tau if self.published else tau, self.dilation)
+
+
 def inversion_guidance(x_next: Tensor, recorded: Tensor, mask: Tensor, rate: float) -> Tensor:
     """x - rate (x - x*) (1 - mask): after a step, a pull to the latent x* recorded at the same level.
 

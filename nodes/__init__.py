@@ -15,6 +15,7 @@ from .files import MirrorLoadDirection, MirrorLoadTrajectory, MirrorSaveDirectio
 from .invert import RedescribedDDIMInvert
 from .metrics import MirrorMetrics
 from .report import MirrorReport
+from .inversion_guidance import MirrorInversionGuidance, MirrorReconstructionGuidance
 from .proximal import MirrorProximalGuidance
 from .rewriter import PromptRewriteOptimizer
 from .sample import MirrorSample
@@ -33,6 +34,8 @@ NODES: list[type[io.ComfyNode]] = [
     CycleDiffusionSave,
     CycleDiffusionLoad,
     MirrorReport,
+    MirrorInversionGuidance,
+    MirrorReconstructionGuidance,
     MirrorMetrics,
     MirrorProximalGuidance,
     MirrorCompare,

@@ -68,9 +68,10 @@ class Window(NamedTuple):
             raise ValueError(f"Sampling goes from timestep 1000 to 0: {first} cannot be first and {last} last.")
         return cls(first, last, families.is_flow(model))
 
-    def holds(self, args: dict) -> bool:
-        sigma = args["sigma"].flatten()[0]
-        t = 1000 * sigma if self.flow else args["model"].model_sampling.timestep(sigma)
+    def holds(self, sigma: Tensor, sampling) -> bool:
+        """Whether the level sigma, [B] alike or a number, lies in it; `sampling` is the model's model_sampling."""
+        sigma = sigma.flatten()[0]
+        t = 1000 * sigma if self.flow else sampling.timestep(sigma)
         return self.last <= float(t) <= self.first
 
 
@@ -93,7 +94,7 @@ class Proximal:
 def acts(args: dict, window: Window) -> bool:
     """Whether a post-cfg function has something to do: guidance, in its window, outside a source branch."""
     source = is_source(args["model_options"].get("transformer_options", {}))
-    return args["uncond"] is not None and not source and window.holds(args)
+    return args["uncond"] is not None and not source and window.holds(args["sigma"], args["model"].model_sampling)
 
 
 def is_edit_alone(args: dict) -> bool:
