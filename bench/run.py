@@ -5,6 +5,7 @@ import sys
 
 BENCHES = {"demo-model": "bench.demo_model", "reconstruction": "bench.reconstruction",
            "reconstruction-trials": "bench.reconstruction_trials",
+           "memory": "bench.memory",
            "edits": "bench.edits", "pie": "bench.pie"}
 
 

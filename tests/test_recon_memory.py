@@ -1,0 +1,47 @@
+"""The accounting of `bench memory`, and what it says of gradients at full size."""
+
+import pytest
+import torch
+
+from harness import tiny
+
+MB = 2**20
+
+
+@pytest.fixture
+def memory(host):
+    from bench import memory
+    return memory
+
+
+def test_what_only_autograd_holds_is_counted_and_given_back(memory):
+    with torch.enable_grad(), memory.Account() as account:
+        x = torch.zeros(MB // 4, requires_grad=True)
+        for _ in range(10):
+            x = x.sin()  # keeps its input
+        held = account.now
+        x.sum().backward()
+        del x
+    assert 11 * MB <= held < 11.1 * MB
+    assert 12 * MB <= account.peak < 14 * MB and account.now <= MB + 64
+
+
+def test_views_count_once_and_checkpointing_saves_memory_in_a_small_network(memory, host):
+    with torch.enable_grad(), memory.Account() as account:
+        x = torch.ones(MB // 4)
+        assert account.now == MB
+        y = x.view(2, -1)[0]
+        y += 1
+        assert account.now == MB
+    network = tiny.unet().model.diffusion_model
+    peaks = [memory.peak_of(host, network, torch.zeros(1, 4, 32, 32), torch.zeros(1, 77, tiny.WIDTH), on)
+             for on in (True, False)]
+    assert peaks[0] < 0.7 * peaks[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["SD1.5, 512 x 512", "SDXL, 1024 x 1024"])
+def test_gradients_fit_where_they_should(memory, host, name):
+    on, off = memory.measure(host, name)
+    assert {"SD1.5, 512 x 512": 1.6, "SDXL, 1024 x 1024": 5.0}[name] < on["weights_gb"]
+    assert on["total_gb"] < on["limit_gb"] and on["pass_gb"] < off["pass_gb"] / 3
