@@ -63,7 +63,7 @@ def test_a_whole_pull_gives_the_picture_and_none_gives_npi(run_graph, kind):
         off = {name: far(samples(run, made[node_id, name]), picture) for name in ("whole", "half")}
         assert off["whole"] < 1e-4 * max(1, whole) < 0.02 * off["half"] < 0.02 * whole
         kept = (samples(run, made[node_id, "masked"]) - picture).abs() < 1e-4 * picture.std()
-        assert kept.flatten(1).float().mean(dim=1).tolist() == pytest.approx([0.5, 0.5], abs=0.02)
+        assert kept.flatten(1).float().mean(dim=1).tolist() == pytest.approx([0.5, 0.5], abs=0.05)
         assert far(samples(run, made[node_id, "none"]), edit) < 1e-4 * max(1, whole)
 
 
