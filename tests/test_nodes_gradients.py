@@ -99,6 +99,32 @@ def test_every_way_to_the_gradient_gives_the_same(measure, host, monkeypatch):
     assert copies and not any(copies)
 
 
+def test_weights_streamed_through_one_buffer_do_not_spoil_the_gradient(measure, host, monkeypatch):
+    """A host short of memory copies each layer's weights into one place when the layer runs; autograd can't tell."""
+    gradients = host.pack_module("nodes.host.gradients")
+    places = {"weight": torch.empty(10**6), "bias": torch.empty(10**4)}
+
+    def stream(patcher, private):
+        def through(place):
+            return lambda w: place.data[: w.numel()].view(w.shape).copy_(w)  # .data: no record of being overwritten
+
+        for name, module in patcher.model.diffusion_model.named_modules():
+            for kind, place in places.items():
+                if hasattr(module, "comfy_cast_weights") and getattr(module, kind, None) is not None:
+                    patcher.add_weight_wrapper(f"diffusion_model.{name}.{kind}", through(place))
+        if private:
+            gradients.clone_weights_per_call(patcher)
+
+    def gradient(private, checkpoint):
+        monkeypatch.setattr(gradients, "reserve_room", lambda patcher, times: stream(patcher, private))
+        return measure(Scene(), slope_of_loss, checkpoint=checkpoint)[2]
+
+    plain = measure(Scene(), slope_of_loss)[2]
+    for checkpoint in (False, True):
+        assert torch.allclose(gradient(True, checkpoint), plain, rtol=1e-4, atol=1e-6)
+    assert (gradient(False, False) - plain).norm() > 0.1 * plain.norm(), "the buffer must be a danger for this to count"
+
+
 def test_without_these_measures_the_gradient_fails(measure, host, monkeypatch):
     gradients = host.pack_module("nodes.host.gradients")
     monkeypatch.setattr(gradients, "launder", lambda module: None)
