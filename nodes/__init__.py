@@ -3,20 +3,26 @@
 from comfy_api.latest import ComfyExtension, io
 
 from .attention_maps import MirrorAttentionMaps
+from .caption import MirrorCaption, MirrorSentences
 from .compare import MirrorCompare
+from .cross_attention_guidance import MirrorCrossAttentionGuidance
 from .cycle import CycleDiffusionEncode
 from .cycle_edit import CycleDiffusionEdit
 from .cycle_rank import CycleDiffusionRank
 from .cycle_replay import CycleDiffusionLoad, CycleDiffusionReplay, CycleDiffusionSave
 from .demo import MirrorDemoModel, MirrorDemoScene
 from .direction import CLIPDomainDirection, MirrorApplyDirection
+from .energies import MirrorDemoEnergy, MirrorPictureEnergy, MirrorTextEnergy
 from .exact import MirrorExactInvert
 from .files import MirrorLoadDirection, MirrorLoadTrajectory, MirrorSaveDirection, MirrorSaveTrajectory
-from .invert import RedescribedDDIMInvert
-from .metrics import MirrorMetrics
-from .report import MirrorReport
 from .inversion_guidance import MirrorInversionGuidance, MirrorReconstructionGuidance
+from .invert import RedescribedDDIMInvert
+from .latent_guidance import MirrorLatentGuidance
+from .metrics import MirrorMetrics
+from .mutual_self_attention import MirrorMutualSelfAttention
+from .prompt_to_prompt import MirrorPromptToPrompt
 from .proximal import MirrorProximalGuidance
+from .report import MirrorReport
 from .rewriter import PromptRewriteOptimizer
 from .sample import MirrorSample
 
@@ -25,7 +31,15 @@ NODES: list[type[io.ComfyNode]] = [
     PromptRewriteOptimizer,
     CLIPDomainDirection,
     MirrorApplyDirection,
+    MirrorSentences,
+    MirrorCaption,
     MirrorSample,
+    MirrorCrossAttentionGuidance,
+    MirrorPromptToPrompt,
+    MirrorMutualSelfAttention,
+    MirrorProximalGuidance,
+    MirrorInversionGuidance,
+    MirrorReconstructionGuidance,
     MirrorExactInvert,
     CycleDiffusionEncode,
     CycleDiffusionEdit,
@@ -33,11 +47,12 @@ NODES: list[type[io.ComfyNode]] = [
     CycleDiffusionReplay,
     CycleDiffusionSave,
     CycleDiffusionLoad,
+    MirrorLatentGuidance,
+    MirrorTextEnergy,
+    MirrorPictureEnergy,
+    MirrorDemoEnergy,
     MirrorReport,
-    MirrorInversionGuidance,
-    MirrorReconstructionGuidance,
     MirrorMetrics,
-    MirrorProximalGuidance,
     MirrorCompare,
     MirrorAttentionMaps,
     MirrorSaveDirection,

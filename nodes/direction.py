@@ -10,6 +10,7 @@ from ..mirror_ops.sentences import QUALITIES, THINGS, fill
 from ..mirror_ops.trajectory import cpu
 from .files import changed_at, existing_file
 from .host.conditioning import Conditioning
+from .host.words import length
 from .types import CATEGORY, DirectionType
 
 AS_GIVEN, FILES = "as given", "text files"
@@ -106,8 +107,12 @@ def _way(name: str) -> str:
 
 
 def _encode(clip, sentence: str, bar) -> tuple[Tensor, Tensor | None]:
-    """([1, tokens, width], [1, pooled width] or None)."""
+    """([1, tokens, width], [1, pooled width] or None). As in the paper's code, only one window of the encoder is read:
+    words that would begin a second one are left out."""
     comfy.model_management.throw_exception_if_processing_interrupted()
+    window = length(clip, "")
+    while length(clip, sentence) > window:
+        sentence = sentence.rpartition(" ")[0]
     text, pooled = clip.encode_from_tokens(clip.tokenize(sentence), return_pooled=True)
     bar.update(1)
     return text, pooled

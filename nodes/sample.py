@@ -90,14 +90,14 @@ class MirrorSample(io.ComfyNode):
         follow, residual = EXACT[exact]
         evaluations_a_step = 1 + (residual or not follow)
 
-        looks = 2 * len(probes(mirror.steps)) if locality == AUTO else 0
+        looked = 2 * len(probes(mirror.steps)) if locality == AUTO else 0
 
         def algorithm(walk: Walk) -> tuple[Tensor, Tensor, Tensor]:
-            source, edit = _branches(walk, mirror, change.to(walk.device), cfg)
+            source, edit, looks = _branches(walk, mirror, change.to(walk.device), cfg)
             latents = mirror.latents.to(walk.device)
             region = None if allowed is None else allowed.to(walk.device)
-            if looks:
-                found = edited_region(source, edit, walk.sigmas, latents)
+            if locality == AUTO:
+                found = edited_region(*looks, walk.sigmas, latents)
                 region = found if region is None else found * region
             edited, kept = mirror_sample(
                 source,
@@ -107,11 +107,11 @@ class MirrorSample(io.ComfyNode):
                 exact=follow,
                 residual=residual,
                 locality=None if region is None else lambda i, edited, recorded: region,
-                on_step=lambda i, edited: walk.progress.reached(looks + (i + 1) * evaluations_a_step, walk.denoised),
+                on_step=lambda i, edited: walk.progress.reached(looked + (i + 1) * evaluations_a_step, walk.denoised),
             )
             return edited, kept, torch.ones_like(latents[0, :, :1]) if region is None else region
 
-        evaluations = looks + mirror.steps * evaluations_a_step
+        evaluations = looked + mirror.steps * evaluations_a_step
         by_step = ("positive", "kept") if mirror.meta["side"] == "positive" else ("negative",)
         latents, count = run(
             model, mirror.latents[-1], mirror.sigmas, prompts, algorithm, evaluations=evaluations, by_step=by_step
@@ -121,13 +121,17 @@ class MirrorSample(io.ComfyNode):
 
 
 def _branches(walk: Walk, mirror: Mirror, change: Tensor, cfg: float) -> tuple:
-    """(source, edit): the denoisers of both branches as functions of (x, sigma, step)."""
+    """(source, edit, (kept, edited)): the denoisers of both branches as functions of (x, sigma, step), and the unguided
+    predictions of their prompts."""
     rewritten, source = mirror.embeddings.to(walk.device), mirror.source.to(walk.device)
     rewrote_positive = mirror.meta["side"] == "positive"
     negative = walk.prompts.get("negative")
 
-    def keeps(i: int) -> Tensor:
-        return rewritten[i] if rewrote_positive else source
+    def kept(i: int) -> list:
+        return walk.prompts["kept"].saying(rewritten[i] if rewrote_positive else source)
+
+    def edited(i: int) -> list:
+        return walk.prompts["positive"].saying((rewritten[i] if rewrote_positive else source) + change)
 
     def against(i: int) -> list:
         if negative is not None and rewrote_positive:
@@ -135,14 +139,15 @@ def _branches(walk: Walk, mirror: Mirror, change: Tensor, cfg: float) -> tuple:
         return (negative or walk.prompts["kept"]).saying(rewritten[i])
 
     def source_branch(x: Tensor, sigma: Tensor, i: int) -> Tensor:
-        kept = walk.prompts["kept"].saying(keeps(i))
-        return walk.denoise(x, sigma, kept, against(i), mirror.meta["cfg"], branch="source")
+        return walk.denoise(x, sigma, kept(i), against(i), mirror.meta["cfg"], branch="source")
 
     def edit_branch(x: Tensor, sigma: Tensor, i: int) -> Tensor:
-        edited = walk.prompts["positive"].saying(keeps(i) + change)
-        return walk.denoise(x, sigma, edited, against(i), cfg, branch="edit")
+        return walk.denoise(x, sigma, edited(i), against(i), cfg, branch="edit")
 
-    return source_branch, edit_branch
+    def look(prompt):
+        return lambda x, sigma, i: walk.denoise(x, sigma, prompt(i), branch="look")
+
+    return source_branch, edit_branch, (look(kept), look(edited))
 
 
 def _negative(mirror: Mirror, negative: Conditioning | None) -> dict:

@@ -62,6 +62,14 @@ def test_text_files_give_the_direction_of_their_lines(run_graph, host):
     assert "word swap" in run.outputs[read.id][1]
 
 
+def test_long_sentences_are_read_as_far_as_the_encoder_does(run_graph):
+    scene, long = Scene(), " ".join(["a red cat in the sky"] * 20)
+    whole = direction(scene, long, "a dog", "as given")
+    cut = direction(scene, " ".join(long.split()[:75]), "a dog", "as given")
+    run = run_graph(scene)
+    assert torch.equal(run.outputs[whole.id][0].delta, run.outputs[cut.id][0].delta)
+
+
 def test_a_changed_text_file_is_read_again(run_graph, host):
     file = host.base / "input" / "changing.txt"
     (host.base / "input" / "other.txt").write_text("a dog")

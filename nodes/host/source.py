@@ -9,10 +9,11 @@ what attention replacements then `keep` is there to `recall` while the edit is e
     attach(patcher, mirror, sides=(POSITIVE,))
 
     def attend(q, k, v, extra_options, onward):          # see attention.replace_attention
-        beside = besides(extra_options)
-        if beside is None or is_source(extra_options):   # no sampling of ours; or MirrorSample's own source branch
-            if beside is not None and beside.recording:
-                beside.keep("mine", extra_options, lambda rows: (q[rows], k[rows]))
+        beside = acting(extra_options)
+        if beside is None:
+            return onward(q, k, v, extra_options)
+        if beside.recording:
+            beside.keep("mine", extra_options, lambda rows: (q[rows], k[rows]))
             return onward(q, k, v, extra_options)
         for side, rows in beside.rows(extra_options, len(q)):
             q_source, k_source = beside.recall("mine", extra_options, side)
@@ -22,8 +23,9 @@ what attention replacements then `keep` is there to `recall` while the edit is e
 
 Several nodes attach to one model: the source is evaluated once for all of them. Whoever needs the source before the
 evaluation (a PREDICT_NOISE wrapper, which has its transformer options in model_options) calls `Beside.visit` first.
-MirrorSample marks its two branches in the transformer options: BRANCH is "source" or "edit"; it is "source" too
-while the source is evaluated here.
+MirrorSample marks its branches in the transformer options: BRANCH is "source" or "edit", or "look" where it compares
+the edit's prediction with the source's on the recording, to find where the edit acts; it is "source" too while the
+source is evaluated here.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -85,6 +87,14 @@ def besides(transformer_options: dict) -> "Beside | None":
     return transformer_options.get(_BESIDE)
 
 
+def acting(transformer_options: dict) -> "Beside | None":
+    """`besides`, unless the controls are to keep still: outside of samplings, and in MirrorSample's source branch."""
+    beside = besides(transformer_options)
+    if beside is None or beside.step is None or (is_source(transformer_options) and not beside.recording):
+        return None
+    return beside
+
+
 def is_source(transformer_options: dict) -> bool:
     """Whether a source branch is being evaluated: ours, or MirrorSample's."""
     return transformer_options.get(BRANCH) == "source"
@@ -104,6 +114,7 @@ class Beside:
         self.step: int | None = None  # of the mirror, found by sigma
         self._done: frozenset[int] = frozenset()
         self._kept: dict[tuple, Any] = {}
+        self.notes: dict[Any, dict] = {}  # what a control gathers during the whole sampling, by control
         self._sides: list[int | None] = [POSITIVE, NEGATIVE]  # of the prompts that are evaluated together
 
     @property
@@ -189,6 +200,14 @@ def step_of(mirror: Mirror, sigma: Tensor) -> int:
     return nearest
 
 
+def _check_grid(mirror: Mirror, sigmas: Tensor) -> None:
+    """Raises ValueError unless the sampler takes the mirror's own steps, one after the other."""
+    steps = [step_of(mirror, sigma) for sigma in sigmas[:-1]]
+    ends = mirror.sigmas[steps[-1] + 1]
+    if steps != list(range(steps[0], steps[0] + len(steps))) or abs(float(sigmas[-1] - ends)) > NEAR * float(sigmas[0]):
+        raise ValueError("The sampler leaves out steps of the mirror. Give it the mirror's own steps and scheduler.")
+
+
 def check_shape(mirror: Mirror, shape: torch.Size) -> Tensor:
     """The mirror's latents [T+1, B, C, H, W]. Raises ValueError unless they can stand beside latents of `shape`."""
     latents = mirror.latents
@@ -230,8 +249,7 @@ def _around_sampling(executor, noise, latent_image, sampler, sigmas, *args, **kw
     options = guider.model_options["transformer_options"]
     source: Source = options[_DECLARED]
     check_shape(source.mirror, noise.shape)
-    for sigma in sigmas[:-1]:
-        step_of(source.mirror, sigma)
+    _check_grid(source.mirror, sigmas)
     sampling = guider.model_patcher.get_model_object("model_sampling")
     mirror = source.mirror
     texts = mirror.embeddings if mirror.meta["side"] == "positive" else mirror.source.expand(mirror.steps, -1, -1, -1)
