@@ -15,6 +15,7 @@ from .direction import CLIPDomainDirection, MirrorApplyDirection
 from .energies import MirrorDemoEnergy, MirrorPictureEnergy, MirrorTextEnergy
 from .exact import MirrorExactInvert
 from .files import MirrorLoadDirection, MirrorLoadTrajectory, MirrorSaveDirection, MirrorSaveTrajectory
+from .from_seed import MirrorFromSeed
 from .inversion_guidance import MirrorInversionGuidance, MirrorReconstructionGuidance
 from .invert import RedescribedDDIMInvert
 from .latent_guidance import MirrorLatentGuidance
@@ -28,6 +29,7 @@ from .sample import MirrorSample
 
 NODES: list[type[io.ComfyNode]] = [
     RedescribedDDIMInvert,
+    MirrorFromSeed,
     PromptRewriteOptimizer,
     CLIPDomainDirection,
     MirrorApplyDirection,

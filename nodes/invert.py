@@ -74,7 +74,7 @@ class RedescribedDDIMInvert(io.ComfyNode):
             source=cpu(text_of(positive)),
             embeddings=cpu(back.embeddings),
             pooled=cpu(pooled_of(positive)),
-            mask=_mask(latent),
+            mask=mask_of(latent),
             meta={"scheduler": scheduler, "residuals": residuals, **_how(model, plan, back, count, latents.shape[1])},
         )
         sampling = model.get_model_object("model_sampling")
@@ -287,7 +287,7 @@ def _how(model, plan: Plan, back: Redescription, count: Count, batch: int) -> di
     }
 
 
-def _mask(latent: dict) -> Tensor | None:
+def mask_of(latent: dict) -> Tensor | None:
     """[B or 1, 1, H, W] the noise mask of a LATENT at the latent's size."""
     mask = latent.get("noise_mask")
     if mask is None:
