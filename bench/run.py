@@ -6,6 +6,7 @@ import sys
 BENCHES = {"demo-model": "bench.demo_model", "reconstruction": "bench.reconstruction",
            "reconstruction-trials": "bench.reconstruction_trials",
            "memory": "bench.memory",
+           "latent-guidance": "bench.latent_guidance",
            "edits": "bench.edits", "pie": "bench.pie"}
 
 

@@ -9,7 +9,7 @@ import os
 import shutil
 from pathlib import Path
 
-STAGES = ("tokenizer", "vae", "diffusion", "classifier", "export")
+STAGES = ("tokenizer", "vae", "diffusion", "classifier", "export", "lora")
 SCENES = 20_000
 
 
@@ -33,9 +33,9 @@ def main(argv: list[str]) -> int:
 def _run(stage: str, args) -> None:
     from .training import boot
     boot()
-    from . import classifier, model
+    from . import classifier, domains, model
     from .training import classifier as read
-    from .training import diffusion, tokenizer, vae
+    from .training import diffusion, lora, tokenizer, vae
     from .training.export import export
     out = {name: args.folder / f"{name}-final.pt" for name in ("vae", "diffusion", "classifier")}
     steps = {"steps": args.steps} if args.steps else {}
@@ -47,6 +47,8 @@ def _run(stage: str, args) -> None:
         diffusion.train(args.folder, out["diffusion"], out["vae"], args.workers, args.scenes // 2, **steps)
     elif stage == "classifier":
         read.train(args.folder, out["classifier"], args.workers, args.scenes, **steps)
+    elif stage == "lora":
+        lora.train(args.folder, domains.FOLDER if args.install else args.folder / "weights", **steps)
     else:
         made = [args.folder / "weights" / p.name for p in (model.WEIGHTS, classifier.WEIGHTS)]
         export(out["vae"], out["diffusion"], out["classifier"], *made)

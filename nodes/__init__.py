@@ -11,6 +11,7 @@ from .cycle_edit import CycleDiffusionEdit
 from .cycle_rank import CycleDiffusionRank
 from .cycle_replay import CycleDiffusionLoad, CycleDiffusionReplay, CycleDiffusionSave
 from .demo import MirrorDemoModel, MirrorDemoScene
+from .demo_lora import MirrorDemoLora
 from .direction import CLIPDomainDirection, MirrorApplyDirection
 from .energies import MirrorDemoEnergy, MirrorPictureEnergy, MirrorTextEnergy
 from .exact import MirrorExactInvert
@@ -63,6 +64,7 @@ NODES: list[type[io.ComfyNode]] = [
     MirrorLoadTrajectory,
     MirrorDemoModel,
     MirrorDemoScene,
+    MirrorDemoLora,
 ]
 
 

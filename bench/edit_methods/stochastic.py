@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
-
-import torch
-
-from harness.boot import Host
-from harness.tiny import Graph, node
+from harness.tiny import Graph
 
 from .parts import STEPS, Made, Method, Wires, each
 
@@ -21,48 +16,22 @@ def sdedit(g: Graph, w: Wires, denoise: float, cfg: float) -> Made:
 
 def cycle(g: Graph, w: Wires, denoise: float, cfg: float, eta: float = .1) -> Made:
     """DPM-encoder under the one caption, decoder under the other. denoise 0.7: the last 35 of 50 steps."""
-    name = node(partial(cycle_diffusion, w.host), ("LATENT",), CYCLE_TAKES)
-    settings = {"steps": round(w.steps * denoise), "denoise": denoise, "cfg": cfg, "eta": eta}
-    links = {"model": w.model, "before": w.before, "after": w.after, "empty": w.empty, "latent": w.latent(g)}
-    return Made(g.add(name, **links, settings=settings)())
-
-
-CYCLE_TAKES = {"model": "MODEL", "before": "CONDITIONING", "after": "CONDITIONING", "empty": "CONDITIONING",
-               "latent": "LATENT", "settings": "*"}
-
-
-def cycle_diffusion(host: Host, model, before, after, empty, latent, settings):
-    """CycleDiffusion on the pack's own denoiser, as a node, because the pack has none for it yet."""
-    families, denoiser = (host.pack_module(f"nodes.host.{name}") for name in ("families", "denoiser"))
-    encoding = host.pack_module("mirror_ops.dpm_encoder")
-    sigmas = families.noise_levels(model, "ddim_uniform", settings["steps"], settings["denoise"])
-
-    def algorithm(walk):
-        def encoder(x, sigma, cond):
-            return walk.denoise(x, sigma, walk.prompts["before"].entries)
-
-        def decoder(x, sigma, cond):
-            return walk.denoise(x, sigma, walk.prompts["after"].entries, walk.prompts["empty"].entries, settings["cfg"])
-
-        picture, generator = walk.latent_in(latent["samples"]), torch.Generator().manual_seed(0)
-        return encoding.cycle_diffusion(encoder, decoder, picture, walk.sigmas, None, None, settings["eta"], generator,
-                                        families.is_flow(model))
-
-    prompts = {"before": before, "after": after, "empty": empty}
-    evaluations = 2 * (len(sigmas) - 1)
-    edited, _ = denoiser.run(model, latent["samples"], sigmas, prompts, algorithm, evaluations=evaluations)
-    return {"samples": model.model.process_latent_out(edited)}
+    inputs = {"model": w.model, "source": w.before, "target": w.after, "negative": w.empty, "latent": w.latent(g)}
+    noises = {"encoder": "dpm-encoder", "encoder__seed": 0, "encoder__eta": eta, "denoise": denoise}
+    grid = {"steps": round(w.steps * denoise), "scheduler": "ddim_uniform", "source_cfg": 1.0, "cfg": cfg}
+    return Made(g.add("CycleDiffusionEdit", **inputs, **noises, **grid)())
 
 
 def edit_friendly(g: Graph, w: Wires, source_cfg: float, cfg: float, steps: int = 100, denoise: float = .64) -> Made:
-    """Edit-friendly noises, then the other caption in the stock SamplerCustom. denoise 0.64: skips 36 of 100 steps."""
-    inputs = {"model": w.model, "positive": w.before, "latent": w.latent(g), "method": "edit-friendly",
-              "method__seed": 0, "method__eta": 1.0, "steps": round(steps * denoise * w.steps / STEPS),
-              "scheduler": "ddim_uniform", "cfg": source_cfg, "denoise": denoise, "negative": w.empty}
-    code = g.add("MirrorExactInvert", **inputs)
-    sampled = g.add("SamplerCustom", model=w.model, add_noise=False, noise_seed=0, cfg=cfg, positive=w.after,
-                    negative=w.empty, sampler=code(1), sigmas=code(2), latent_image=code(0))
-    return Made(sampled())
+    """Edit-friendly noises, then the other caption in the stock SamplerCustomAdvanced. denoise 0.64: skips 36 of 100
+    steps."""
+    inputs = {"model": w.model, "positive": w.before, "latent": w.latent(g), "negative": w.empty, "cfg": source_cfg}
+    noises = {"encoder": "edit-friendly", "encoder__seed": 0, "encoder__eta": 1.0, "denoise": denoise}
+    grid = {"steps": round(steps * denoise * w.steps / STEPS), "scheduler": "ddim_uniform"}
+    code = g.add("CycleDiffusionEncode", **inputs, **noises, **grid)
+    guider = g.add("CFGGuider", model=w.model, positive=w.after, negative=w.empty, cfg=cfg)
+    replay = {"noise": code(0), "sampler": code(1), "sigmas": code(2), "latent_image": code(3)}
+    return Made(g.add("SamplerCustomAdvanced", guider=guider(), **replay)())
 
 
 METHODS = {
