@@ -54,6 +54,20 @@ def plain_attention(q: Tensor, k: Tensor, v: Tensor, extra_options: dict) -> Ten
     return optimized_attention(q, k, v, heads, attn_precision=precision, transformer_options=extra_options)
 
 
+def put_in_rows(
+    mine: Tensor, out: Tensor, rows: slice, qkv: tuple[Tensor, Tensor, Tensor], extra_options: dict, onward: Attention
+) -> Tensor:
+    """`out` = onward(*qkv) with `mine` in these rows.
+
+    Where another pack's replacement stands there, what it adds to plain attention is kept (an image prompt's part).
+    """
+    if onward is not plain_attention:
+        mine = mine + out[rows] - plain_attention(*(x[rows] for x in qkv), extra_options)
+    out = out.clone()
+    out[rows] = mine
+    return out
+
+
 def attention_layers(patcher: ModelPatcher, kind: str = CROSS) -> list[Layer]:
     """The layers of SELF or CROSS attention in the order in which the network runs them.
 
