@@ -47,20 +47,20 @@ class Stage:
         made = method.build(g, wires, **settings)
         reads_words = any(link in (wires.words_before, wires.words_after)
                           for entry in g.values() for link in entry["inputs"].values())
-        picture = g.add("VAEDecode", samples=made.edited, vae=wires.vae)
+        picture = made.picture or g.add("VAEDecode", samples=made.edited, vae=wires.vae)()
         groups = [[case] for case in cases] if reads_words else [cases]
-        done = [self._run(g, made, picture.id, group) for group in groups]
+        done = [self._run(g, made, picture, group) for group in groups]
         pictures, moved = zip(*done, strict=True)
         return torch.cat(pictures), None if moved[0] is None else torch.cat(moved)
 
-    def _run(self, g: Graph, made: Made, picture: str, cases: list) -> tuple[Tensor, Tensor | None]:
+    def _run(self, g: Graph, made: Made, picture: list, cases: list) -> tuple[Tensor, Tensor | None]:
         self.values = self._values(cases)
         run = self.host.run_graph(g)
         moved = None
         if made.mirror is not None:
             mirror = run.outputs[made.mirror[0]][made.mirror[1]]
             moved = relative_displacement(mirror.reconstruction[-1], mirror.latents[-1])
-        return run.outputs[picture][0], moved
+        return run.outputs[picture[0]][picture[1]], moved
 
     def _values(self, cases: list) -> tuple:
         before, after, _ = (torch.cat(parts) for parts in zip(*(c.pictures() for c in cases), strict=True))

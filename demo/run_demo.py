@@ -77,6 +77,7 @@ def tapped(template: dict, seed: int) -> tuple[dict, dict]:
     graph[drawn]["inputs"]["seed"] = seed
     method = {k: graph[graph[k]["inputs"]["rewriter"][0]]["inputs"]["method"] for k in node["RedescribedDDIMInvert"]}
     at_cfg_5 = {method[k]: k for k in node["RedescribedDDIMInvert"] if graph[k]["inputs"]["cfg"] == 5}
+    saved = next(v for v in graph.values() if v["inputs"].get("filename_prefix") == "mirror/edit")
     report_of = {graph[k]["inputs"]["mirror"][0]: k for k in node["MirrorReport"]}
 
     def add(kind, **inputs):
@@ -88,7 +89,7 @@ def tapped(template: dict, seed: int) -> tuple[dict, dict]:
         return [add("VAEDecode", samples=latent, vae=[world, 2]), 0]
 
     images = dict(zip(COLUMNS, ([drawn, 0], decoded([encoded, 0]), decoded([at_cfg_5["none"], 4]),
-                                decoded([at_cfg_5["paper"], 4]), decoded([node["MirrorSample"][0], 0]), [drawn, 2]),
+                                decoded([at_cfg_5["paper"], 4]), saved["inputs"]["images"], [drawn, 2]),
                       strict=True))
     answer = add("VAEEncode", pixels=[drawn, 2], vae=[world, 2])
     images |= {"ceiling": decoded([answer, 0]), "region": [add("MaskToImage", mask=[drawn, 3]), 0]}

@@ -32,8 +32,9 @@ def mirror_caption(g: Graph, w: Wires, cfg: float, strength: float = 1.0) -> Mad
     return sample(g, w, invert(g, w, PAPER), w.after, cfg, strength=strength)
 
 
-def shipped(g: Graph, w: Wires, **changes) -> Made:
-    """The edit of the shipped graph `mirror_demo`, whatever it holds, on this scene; `changes` to its MirrorSample."""
+def shipped(g: Graph, w: Wires, paste: bool = True, **changes) -> Made:
+    """The edit of the shipped graph `mirror_demo`, whatever it holds, on this scene; `changes` to its MirrorSample.
+    Without `paste` the original's pixels are not put back outside the region."""
     graph, made = SHEETS["mirror_demo"]().graph, {}
     kinds = {key: entry["class_type"] for key, entry in graph.items()}
     given = {"MirrorDemoModel": {0: w.model, 1: w.clip, 2: w.vae},
@@ -57,9 +58,10 @@ def shipped(g: Graph, w: Wires, **changes) -> Made:
         return made[key](slot)
 
     saved = next(e for e in graph.values() if e["inputs"].get("filename_prefix") == "mirror/edit")
-    edited = copy(graph[saved["inputs"]["images"][0]]["inputs"]["samples"])
+    pasted = saved["inputs"]["images"]
+    picture = copy(pasted if paste else graph[pasted[0]]["inputs"]["source"])
     mirror = next((made[key](2) for key in made if kinds[key] == "RedescribedDDIMInvert"), None)
-    return Made(edited, mirror)
+    return Made(None, mirror, picture)
 
 
 METHODS = {
@@ -71,5 +73,7 @@ METHODS = {
                            "prompt rewritten at cfg 1, + direction, cfg 5 against the rewritten prompt"),
     "mirror-caption": Method(mirror_caption, {"cfg": 5.0}, STRENGTHS, "the same with the difference of two captions"),
     "ours": Method(shipped, {}, each((1.0, 2.0, 2.5, 3.0, 4.0, 5.0)), "the shipped graph mirror_demo as it is"),
-    "ours-everywhere": Method(shipped, {"locality": "everywhere"}, about="the same, free to change the whole picture"),
+    "ours-decoded": Method(shipped, {"paste": False}, about="the same without the original's pixels put back"),
+    "ours-everywhere": Method(shipped, {"locality": "everywhere", "paste": False},
+                              about="free to change the whole picture"),
 }

@@ -52,8 +52,9 @@ class Wires(NamedTuple):
 
 
 class Made(NamedTuple):
-    edited: list            # link to the edited LATENT
+    edited: list | None             # link to the edited LATENT
     mirror: list | None = None
+    picture: list | None = None     # link to the edited IMAGE, where the graph does more than decode
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from harness.editor import Sheet
 
-from .parts import EXAMPLE, OURS, PAPER, SEED, Graph, invert, picture, sample, saved, stock
+from .parts import EXAMPLE, OURS, PAPER, SEED, Graph, invert, picture, sample, saved, saved_in_place, stock
 
 MIRROR_NOTE = """## Edit a picture by saying what should be there instead
 
@@ -48,7 +48,7 @@ def mirror_demo() -> Sheet:
     mirror = g.add("RedescribedDDIMInvert", **invert([world, 0], [before, 0], [image, 0]),
                    rewriter=[g.add("PromptRewriteOptimizer", **OURS), 0])
     edit = g.add("MirrorSample", **sample([world, 0], [mirror, 2], [after, 0]))
-    saved(g, [edit, 0], [world, 2], "edit")
+    saved_in_place(g, edit, [world, 2], [scene, 0], "edit")
     picture(g, [scene, 2], "the exact answer")
     g.add("MirrorReport", mirror=[mirror, 2], vae=[world, 2])
     groups["Invert, rewrite the prompt, edit"] = g.since(mark)
@@ -80,7 +80,7 @@ def mirror_edit() -> Sheet:
     direction = g.add("CLIPDomainDirection", clip=[model, 1], source="cat", target="dog",
                       sentences="template bank: things")
     edit = g.add("MirrorSample", **sample([model, 0], [mirror, 2], [before, 0]), direction=[direction, 0])
-    saved(g, [edit, 0], [model, 2], "edit")
+    saved_in_place(g, edit, [model, 2], [loaded, 0], "edit")
     saved(g, [edit, 1], [model, 2], "reconstruction")
     g.add("MirrorReport", mirror=[mirror, 2], vae=[model, 2])
     groups["Invert, rewrite the prompt, edit"] = g.since(mark)

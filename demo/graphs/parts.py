@@ -51,6 +51,14 @@ def picture(g: Graph, image, title: str) -> None:
     g.add("PreviewImage", title, images=image)
 
 
+def saved_in_place(g: Graph, edit: str, vae, original, title: str) -> None:
+    """MirrorSample's picture in its region, the original's own pixels elsewhere: not even the VAE touches those."""
+    decoded = g.add("VAEDecode", samples=[edit, 0], vae=vae)
+    pasted = g.add("ImageCompositeMasked", "the original outside the region", destination=original,
+                   source=[decoded, 0], x=0, y=0, resize_source=False, mask=[edit, 3])
+    g.add("SaveImage", title, images=[pasted, 0], filename_prefix="mirror/" + title.replace(" ", "-"))
+
+
 def saved(g: Graph, latent, vae, title: str) -> None:
     decoded = g.add("VAEDecode", samples=latent, vae=vae)
     g.add("SaveImage", title, images=[decoded, 0], filename_prefix="mirror/" + title.replace(" ", "-"))
