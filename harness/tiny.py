@@ -118,6 +118,19 @@ def flux(seed: int = 0):
     return patcher(model)
 
 
+def controlnet(seed: int = 7):
+    """CONTROL_NET for `unet`."""
+    import comfy.cldm.cldm
+    import comfy.controlnet
+    import comfy.ops
+
+    config = {key: value for key, value in UNET.items() if key not in ("out_channels", "transformer_depth_output")}
+    model = comfy.cldm.cldm.ControlNet(
+        hint_channels=3, num_heads=4, num_head_channels=-1, dtype=torch.float32,
+        operations=comfy.ops.disable_weight_init, **config)
+    return comfy.controlnet.ControlNet(fill(model, seed, 0.05).eval())
+
+
 def tokenizer_folder() -> tuple[str, dict[str, int]]:
     """A folder with a small byte-pair vocabulary in which each of WORDS is one token."""
     import comfy.sd1_clip

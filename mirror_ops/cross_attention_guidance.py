@@ -25,7 +25,7 @@ def map_loss(maps: Tensor, reference: Tensor) -> Tensor:
 
 
 def descend(x: Tensor, gradient: Tensor, amount: float, scale: Tensor | float) -> Tensor:
-    """The model-space latent after a gradient step of size `amount` on scale * x, the network's input (the paper's x_t).
+    """The model-space latent after a gradient step of `amount` on scale * x, the network's input (the paper's x_t).
 
     gradient [B, C, H, W] is with respect to x itself, hence the square.
     """

@@ -46,6 +46,12 @@ class EditDirection:
         return torch.nn.functional.pad(self.delta, (0, 0, 0, missing))
 
 
+def ramped(strength: float, ramp: float, until: float, progress: float) -> float:
+    """How much of an edit to add at `progress` (0 ... 1) of the walk: strength + ramp x progress, and from `until` on
+    the plain strength again. MirrorDiffusion's code: strength 0.65, ramp 1.2, until 2/3."""
+    return strength + (ramp * progress if progress < until else 0.0)
+
+
 def mean_difference(source: list[Tensor], target: list[Tensor]) -> Tensor:
     """[1, ...] mean of the target sentences minus mean of the source sentences, each a list of [1, ...] encodings.
 

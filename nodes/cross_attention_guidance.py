@@ -70,7 +70,7 @@ def _inputs() -> list:
         io.Model.Input("model", tooltip="The model of the mirror. Patches on it apply to the source as well."),
         MirrorType.Input("mirror", tooltip="Of the picture, or from MirrorFromSeed; its maps are the reference."),
         io.Float.Input(
-            "amount", default=0.1, min=0.0, max=10.0, step=0.01,
+            "amount", default=0.1, min=0.0, max=100.0, step=0.01,
             tooltip="The size of the step. The paper takes 0.1 for photos and 0.15 for synthetic pictures; more "
             "keeps more of the structure, and less of the edit.",
         ),

@@ -5,7 +5,7 @@ import comfy.utils
 from comfy_api.latest import io, ui
 from torch import Tensor
 
-from ..mirror_ops.direction import EditDirection, agreement, direction_report, mean_difference
+from ..mirror_ops.direction import EditDirection, agreement, direction_report, mean_difference, ramped
 from ..mirror_ops.sentences import QUALITIES, THINGS, fill
 from ..mirror_ops.trajectory import cpu
 from .files import changed_at, existing_file
@@ -140,21 +140,31 @@ class MirrorApplyDirection(io.ComfyNode):
                     "ramp", default=0.0, min=-10.0, max=10.0, step=0.05, optional=True, advanced=True,
                     tooltip="How much the strength has grown at the clean end. 0: the same all the way.",
                 ),
+                io.Float.Input(
+                    "ramp_until", default=1.0, min=0.0, max=1.0, step=0.01, optional=True, advanced=True,
+                    tooltip="Part of the walk after which the strength falls back to where it began.",
+                ),
             ],
             outputs=[io.Conditioning.Output()],
         )
 
     @classmethod
-    def execute(cls, conditioning, direction: EditDirection, strength, ramp=0.0) -> io.NodeOutput:
+    def execute(
+        cls, conditioning, direction: EditDirection, strength, ramp=0.0, ramp_until=1.0
+    ) -> io.NodeOutput:
         if ramp:
             conditioning = [part for entry in conditioning for part in _windowed(entry)]
-        return io.NodeOutput([_moved(entry, direction, strength, ramp) for entry in conditioning])
+        amounts = [ramped(strength, ramp, ramp_until, _halfway(entry)) for entry in conditioning]
+        return io.NodeOutput([_moved(*pair, direction) for pair in zip(conditioning, amounts, strict=True)])
 
 
-def _moved(entry: list, direction: EditDirection, strength: float, ramp: float) -> list:
+def _halfway(entry: list) -> float:
+    """The middle of an entry's window."""
+    return (entry[1].get("start_percent", 0.0) + entry[1].get("end_percent", 1.0)) / 2
+
+
+def _moved(entry: list, amount: float, direction: EditDirection) -> list:
     text, options = entry
-    halfway = (options.get("start_percent", 0.0) + options.get("end_percent", 1.0)) / 2
-    amount = strength + ramp * halfway
     if direction.pooled is not None and options.get("pooled_output") is not None:
         options = {**options, "pooled_output": options["pooled_output"] + amount * direction.pooled.to(text)}
     return [text + amount * direction.for_tokens(*text.shape[1:]).to(text), options]

@@ -4,7 +4,7 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..mirror_ops.direction import EditDirection
+from ..mirror_ops.direction import EditDirection, ramped
 from ..mirror_ops.locality import edited_region, probes
 from ..mirror_ops.sample import mirror_sample
 from ..mirror_ops.trajectory import Mirror, cpu
@@ -65,6 +65,21 @@ class MirrorSample(io.ComfyNode):
                         "elsewhere. everywhere: let the edit change what it will."
                     ),
                 ),
+                io.Float.Input(
+                    "ramp", default=0.0, min=-10.0, max=10.0, step=0.05, optional=True, advanced=True,
+                    tooltip="How much the strength has grown at the clean end. MirrorDiffusion: strength 0.65, ramp "
+                    "1.2, until 0.67.",
+                ),
+                io.Float.Input(
+                    "ramp_until", default=1.0, min=0.0, max=1.0, step=0.01, optional=True, advanced=True,
+                    tooltip="Part of the walk after which the strength falls back to where it began.",
+                ),
+                io.Float.Input(
+                    "cfg_until", default=1.0, min=0.0, max=1.0, step=0.01, optional=True, advanced=True, tooltip=(
+                        "Part of the walk that is guided at cfg; the rest goes unguided, at half the cost. What is "
+                        "there is decided early: 0.4 and a higher cfg change more of it and less beside it."
+                    ),
+                ),
             ],
             outputs=[
                 io.Latent.Output(display_name="edited"),
@@ -77,7 +92,8 @@ class MirrorSample(io.ComfyNode):
     @classmethod
     def execute(
         cls, model, mirror: Mirror, positive, strength, cfg, direction: EditDirection | None = None,
-        negative=None, mask=None, exact="off", locality=AUTO,
+        negative=None, mask=None, exact="off", locality=AUTO, ramp=0.0, ramp_until=1.0,
+        cfg_until=1.0,
     ) -> io.NodeOutput:
         mirror.require_model(families.describe(model))
         check_batch(text_of(positive), mirror.latents.shape[1])
@@ -86,14 +102,16 @@ class MirrorSample(io.ComfyNode):
             "kept": with_pooled(with_text(positive, _expanded(mirror.source, positive)), mirror.pooled),
             **_negative(mirror, negative),
         }
-        change, allowed = strength * _change(mirror, positive, direction), _allowed(mirror, mask)
+        change, allowed = _change(mirror, positive, direction), _allowed(mirror, mask)
+        amounts = [ramped(strength, ramp, ramp_until, i / mirror.steps) for i in range(mirror.steps)]
+        cfgs = [cfg if i < round(cfg_until * mirror.steps) else 1.0 for i in range(mirror.steps)]
         follow, residual = EXACT[exact]
         evaluations_a_step = 1 + (residual or not follow)
 
         looked = 2 * len(probes(mirror.steps)) if locality == AUTO else 0
 
         def algorithm(walk: Walk) -> tuple[Tensor, Tensor, Tensor]:
-            source, edit, looks = _branches(walk, mirror, change.to(walk.device), cfg)
+            source, edit, looks = _branches(walk, mirror, change.to(walk.device), amounts, cfgs)
             latents = mirror.latents.to(walk.device)
             region = None if allowed is None else allowed.to(walk.device)
             if locality == AUTO:
@@ -120,7 +138,7 @@ class MirrorSample(io.ComfyNode):
         return io.NodeOutput(edited, kept, count.forwards / mirror.latents.shape[1], cpu(latents[2])[:, 0])
 
 
-def _branches(walk: Walk, mirror: Mirror, change: Tensor, cfg: float) -> tuple:
+def _branches(walk: Walk, mirror: Mirror, change: Tensor, amounts: list[float], cfgs: list[float]) -> tuple:
     """(source, edit, (kept, edited)): the denoisers of both branches as functions of (x, sigma, step), and the unguided
     predictions of their prompts."""
     rewritten, source = mirror.embeddings.to(walk.device), mirror.source.to(walk.device)
@@ -131,7 +149,7 @@ def _branches(walk: Walk, mirror: Mirror, change: Tensor, cfg: float) -> tuple:
         return walk.prompts["kept"].saying(rewritten[i] if rewrote_positive else source)
 
     def edited(i: int) -> list:
-        return walk.prompts["positive"].saying((rewritten[i] if rewrote_positive else source) + change)
+        return walk.prompts["positive"].saying((rewritten[i] if rewrote_positive else source) + amounts[i] * change)
 
     def against(i: int) -> list:
         if negative is not None and rewrote_positive:
@@ -142,7 +160,7 @@ def _branches(walk: Walk, mirror: Mirror, change: Tensor, cfg: float) -> tuple:
         return walk.denoise(x, sigma, kept(i), against(i), mirror.meta["cfg"], branch="source")
 
     def edit_branch(x: Tensor, sigma: Tensor, i: int) -> Tensor:
-        return walk.denoise(x, sigma, edited(i), against(i), cfg, branch="edit")
+        return walk.denoise(x, sigma, edited(i), against(i), cfgs[i], branch="edit")
 
     def look(prompt):
         return lambda x, sigma, i: walk.denoise(x, sigma, prompt(i), branch="look")

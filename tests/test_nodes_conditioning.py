@@ -96,22 +96,9 @@ def test_lora_hooks(run_graph, host):
     assert relative_displacement(samples(run, other, 4), samples(run, unhooked, 4)).min() > 1e-4, "the LoRA must count"
 
 
-def controlnet():
-    import comfy.cldm.cldm
-    import comfy.controlnet
-    import comfy.ops
-
-    config = {key: value for key, value in tiny.UNET.items() if key not in ("out_channels", "transformer_depth_output")}
-    model = comfy.cldm.cldm.ControlNet(
-        hint_channels=3, num_heads=4, num_head_channels=-1, dtype=torch.float32,
-        operations=comfy.ops.disable_weight_init, **config)
-    tiny.fill(model, 7, 0.05)
-    return comfy.controlnet.ControlNet(model.eval())
-
-
 def test_controlnets(run_graph):
     scene = Scene()
-    net = scene.add(tiny.give(controlnet, "CONTROL_NET"))
+    net = scene.add(tiny.give(tiny.controlnet, "CONTROL_NET"))
     hint = scene.add(node(lambda: torch.rand(1, 64, 64, 3, generator=torch.Generator().manual_seed(4)), ("IMAGE",)))
     applied = scene.add(
         "ControlNetApplyAdvanced", positive=scene.source, negative=scene.empty, control_net=net(), image=hint(),

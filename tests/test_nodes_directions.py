@@ -9,7 +9,7 @@ import torch
 
 from harness import tiny
 from harness.results import GraphFailed
-from harness.tiny import Scene, give
+from harness.tiny import Scene, give, node
 from mirror_ops.direction import EditDirection, agreement, direction_report, load_pt_pair, mean_difference
 
 CATS, DOGS = "a red cat\na photo of a cat\nthis is a cat", "a red dog\na photo of a dog\nthis is a dog"
@@ -158,3 +158,38 @@ def test_a_direction_of_another_encoder_is_refused(run_graph):
     with pytest.raises(GraphFailed) as caught:
         run_graph(scene)
     assert "768 numbers a token and the prompt 64" in caught.value.text
+
+
+def test_the_ramp_is_mirror_diffusions(run_graph):
+    """0.65 + 0.02 i for the first 40 of 60 steps, then 0.65 again."""
+    scene = Scene(steps=60, scheduler="sgm_uniform")
+    way = scene.add(give(lambda: EditDirection(torch.ones(1, 77, 64)), "MIRROR_DIRECTION"))
+    sixty = node(lambda text: [[text[0][0], {"start_percent": i / 60, "end_percent": (i + 1) / 60}] for i in range(60)],
+                 ("CONDITIONING",), {"text": "CONDITIONING"})
+    source = scene.add(sixty, text=scene.source)
+    moved = scene.add("MirrorApplyDirection", conditioning=source(), direction=way(), strength=0.65, ramp=1.2,
+                      ramp_until=2 / 3)
+    run = run_graph(scene)
+    before, after = run.outputs[source.id][0], run.outputs[moved.id][0]
+    amounts = [(b[0] - a[0]).mean().item() for a, b in zip(before, after, strict=True)]
+    assert amounts[:40] == pytest.approx([0.65 + 0.02 * (i + 0.5) for i in range(40)], abs=1e-5)
+    assert amounts[40:] == pytest.approx([0.65] * 20, abs=1e-5)
+
+
+def test_mirror_sample_ramps_along_its_steps(run_graph):
+    read = []
+
+    def watched(model):
+        model = model.clone()
+        model.set_model_attn2_patch(lambda n, context, value, o: read.append(context[0].mean()) or (n, context, value))
+        return model
+
+    scene = Scene(steps=6, scheduler="sgm_uniform")
+    mirror = scene.invert(Scene.NONE)
+    way = scene.add(give(lambda: EditDirection(torch.ones(1, 77, 64)), "MIRROR_DIRECTION"))
+    model = scene.add(node(watched, ("MODEL",), {"model": "MODEL"}), model=scene.model)
+    scene.sample(mirror, model=model(), direction=way(), strength=0.65, ramp=1.2, ramp_until=0.5, cfg=1.0,
+                 exact="source")
+    base = run_graph(scene).outputs[scene.source[0]][0][0][0].mean()
+    amounts = [(mean - base).item() for mean in read[::7]]
+    assert amounts == pytest.approx([0.65, 0.85, 1.05, 0.65, 0.65, 0.65], abs=1e-4)
