@@ -4,6 +4,7 @@ import hashlib
 from pathlib import Path
 from typing import NamedTuple
 
+import comfy.sample
 import comfy.samplers
 import folder_paths
 import torch
@@ -106,6 +107,7 @@ class MirrorLatentGuidance(io.ComfyNode):
         keep=BEST, resume="",
     ) -> io.NodeOutput:
         samples = torch.zeros_like(latent["samples"], dtype=torch.float32)
+        samples = comfy.sample.fix_empty_latent_channels(model, samples)
         families.check_supported(model, samples)
         sigmas = families.noise_levels(model, scheduler, steps)
         families.check_levels(model, sigmas)

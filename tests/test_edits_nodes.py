@@ -8,6 +8,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from harness import tiny
+from harness.judge import EYE, eye
 from harness.results import GraphFailed
 from harness.tiny import Graph, give, node
 
@@ -26,19 +27,6 @@ def region():
     mask = torch.zeros(1, 24, 32)
     mask[:, 4:20, 8:30] = 1
     return mask
-
-
-def eye(seed=7):
-    """A CLIP_VISION of the host's own class with random weights, two layers, embeddings as wide as tiny.clip's."""
-    from comfy.clip_vision import ClipVisionModel
-    made = ClipVisionModel(dict(EYE))
-    tiny.fill(made.model, seed)
-    return made
-
-
-EYE = {"hidden_size": 32, "image_size": 32, "patch_size": 8, "num_hidden_layers": 2, "num_attention_heads": 4,
-       "intermediate_size": 64, "hidden_act": "quick_gelu", "num_channels": 3, "projection_dim": tiny.WIDTH,
-       "layer_norm_eps": 1e-5, "model_type": "clip_vision_model"}
 
 
 def metrics(run_graph, image, reference, **more):

@@ -6,20 +6,9 @@ import pytest
 import torch
 
 from harness import tiny
+from harness.judge import eye
 from harness.results import GraphFailed
 from harness.tiny import Scene, flow, give, pictures, sdxl, unet
-
-EYE = {"hidden_size": 32, "image_size": 32, "patch_size": 8, "num_hidden_layers": 2, "num_attention_heads": 4,
-       "intermediate_size": 64, "hidden_act": "quick_gelu", "num_channels": 3, "projection_dim": tiny.WIDTH,
-       "layer_norm_eps": 1e-5, "model_type": "clip_vision_model"}
-
-
-def eye(seed=7):
-    """A CLIP_VISION of the host's own class with random weights, embeddings as wide as tiny.clip's."""
-    from comfy.clip_vision import ClipVisionModel
-    made = ClipVisionModel(dict(EYE))
-    tiny.fill(made.model, seed)
-    return made
 
 
 class Guided(Scene):
