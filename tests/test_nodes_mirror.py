@@ -256,3 +256,19 @@ def test_automatic_locality_keeps_the_recording_outside_its_region(run_graph):
     assert torch.allclose(samples(run, auto)[outside], recorded[outside] * scale, atol=1e-4)
     assert not torch.allclose(samples(run, free)[outside], recorded[outside] * scale, atol=1e-2)
     assert run.outputs[none.id][3].max() == 0 and run.outputs[free.id][3].min() == 1
+
+
+def test_guidance_that_ends_before_the_walk_does(run_graph):
+    scene = Scene()
+    mirror = scene.invert(Scene.NONE)
+    target = scene.text("a photo of a dog sitting on a car")
+    ends = {until: scene.sample(mirror, positive=target, cfg=4.0, exact="source", cfg_until=until)
+            for until in (0.0, 0.4, 1.0)}
+    plain = scene.sample(mirror, positive=target, cfg=1.0, exact="source")
+    run = run_graph(scene)
+    edits = {until: samples(run, node) for until, node in ends.items()}
+    assert torch.equal(edits[0.0], samples(run, plain))
+    assert not torch.allclose(edits[0.4], edits[0.0], atol=1e-3) and not torch.allclose(edits[0.4], edits[1.0], atol=1e-3)
+    cost = {until: run.outputs[node.id][2] for until, node in ends.items()}
+    steps = run.outputs[mirror.id][2].steps
+    assert cost == {0.0: steps, 0.4: steps + round(0.4 * steps), 1.0: 2 * steps}
