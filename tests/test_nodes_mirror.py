@@ -268,7 +268,7 @@ def test_guidance_that_ends_before_the_walk_does(run_graph):
     run = run_graph(scene)
     edits = {until: samples(run, node) for until, node in ends.items()}
     assert torch.equal(edits[0.0], samples(run, plain))
-    assert not torch.allclose(edits[0.4], edits[0.0], atol=1e-3) and not torch.allclose(edits[0.4], edits[1.0], atol=1e-3)
+    assert not any(torch.allclose(edits[0.4], edits[other], atol=1e-3) for other in (0.0, 1.0))
     cost = {until: run.outputs[node.id][2] for until, node in ends.items()}
     steps = run.outputs[mirror.id][2].steps
     assert cost == {0.0: steps, 0.4: steps + round(0.4 * steps), 1.0: 2 * steps}

@@ -37,8 +37,8 @@ def invert(model, positive, latent, cfg: float = 1.0) -> dict:
 
 def sample(model, mirror, positive) -> dict:
     """MirrorSample's inputs as the graphs ship them."""
-    return {"model": model, "mirror": mirror, "positive": positive, "strength": 1.0, "cfg": 2.0, "exact": "source",
-            "locality": "auto"}
+    return {"model": model, "mirror": mirror, "positive": positive, "strength": 1.0, "cfg": 4.0, "cfg_until": 0.25,
+            "exact": "source", "locality": "auto"}
 
 
 def stock(model, positive, negative, latent, cfg: float) -> dict:
