@@ -125,7 +125,7 @@ def test_a_caption_of_each_picture_is_what_the_model_says(run_graph, blip, host)
 def test_a_caption_is_a_prompt(run_graph, blip):
     scene = Scene(steps=2)
     image = scene.add(give(pictures, "IMAGE"))
-    caption = scene.add("MirrorCaption", image=image(), model=str(blip))
+    caption = scene.add("MirrorCaption", image=image(), model=str(blip), longest=4)
     mirror = scene.invert(Scene.NONE, positive=scene.text(caption()))
     run = run_graph(scene)
     assert run.outputs[mirror.id][2].source.shape == (1, 77, 64)

@@ -207,8 +207,10 @@ def test_the_gradient_equals_finite_differences_in_a_stock_sampler(run_graph, wa
                 way = gradient / gradient.norm()
                 step = 1e-3 * scale
                 finite = (loss(x + step * way) - loss(x - step * way)) / (2 * step)
+            if n == 1:  # the negative prompt at the first step: its latent and its prompt are the source's own
+                assert gradient.norm() < 1e-3 * watched[0][3].norm() and finite.abs() < 1e-3 * watched[0][3].norm()
+                continue
             assert finite.item() == pytest.approx(gradient.norm().item(), rel=1e-2), "along itself: its norm"
-            assert finite > 1e-8
 
 
 @pytest.mark.parametrize("latents", [PAPER, CODE])
@@ -388,7 +390,8 @@ def test_an_empty_caption_works_throughout(run_graph):
     way = scene.add("CLIPDomainDirection", clip=scene.clip, source="cat", target="dog",
                     sentences="template bank: things")
     settings = {"positive": scene.empty, "negative": scene.empty, "direction": way()}
-    plain, made = (edited(scene, mirror, model, **settings) for model in (scene.model, guided(scene, mirror, amount=100.0)()))
+    models = scene.model, guided(scene, mirror, amount=100.0)()
+    plain, made = (edited(scene, mirror, model, **settings) for model in models)
     run = run_graph(scene)
     plain, made = (run.outputs[m.id][0]["samples"] for m in (plain, made))
     assert torch.isfinite(made).all() and distance(made, plain) > 1e-3
