@@ -35,7 +35,7 @@ class MirrorMutualSelfAttention(io.ComfyNode):
             ),
             search_aliases=["masactrl", "proxmasactrl", "attention control", "pose edit", "geometry edit"],
             inputs=[
-                io.Model.Input("model", tooltip="The model of the mirror. Attention patches on it go on working."),
+                io.Model.Input("model", tooltip="The mirror's model. Other packs' attention patches come before this."),
                 MirrorType.Input("mirror"),
                 io.Int.Input(
                     "first_step", default=4, min=0, max=1000,

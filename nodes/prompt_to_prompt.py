@@ -43,7 +43,7 @@ class MirrorPromptToPrompt(io.ComfyNode):
             ),
             search_aliases=["p2p", "attention control", "word swap", "attention reweight", "local blend"],
             inputs=[
-                io.Model.Input("model", tooltip="The model of the mirror. Attention patches on it go on working."),
+                io.Model.Input("model", tooltip="The mirror's model. Other packs' attention patches come before this."),
                 MirrorType.Input("mirror"),
                 io.Clip.Input("clip"),
                 io.String.Input("source_text", multiline=True, tooltip="The mirror's prompt, as it was encoded."),
