@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from harness.editor import Sheet
 
-from .parts import EXAMPLE, OURS, PAPER, SEED, Graph, invert, picture, sample, saved, saved_in_place, stock
+from .parts import EXAMPLE, PAPER, SEED, Graph, invert, picture, sample, saved, saved_in_place, stock
 
 MIRROR_NOTE = """## Edit a picture by saying what should be there instead
 
@@ -46,7 +46,7 @@ def mirror_demo() -> Sheet:
 
     mark = len(g.nodes)
     mirror = g.add("RedescribedDDIMInvert", **invert([world, 0], [before, 0], [image, 0]),
-                   rewriter=[g.add("PromptRewriteOptimizer", **OURS), 0])
+                   rewriter=[g.add("PromptRewriteOptimizer", **PAPER), 0])
     edit = g.add("MirrorSample", **sample([world, 0], [mirror, 2], [after, 0]))
     saved_in_place(g, edit, [world, 2], [scene, 0], "edit")
     picture(g, [scene, 2], "the exact answer")

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 SEED = 1_000_000
 EXAMPLE = "a photo of a cat sitting on a chair"  # the caption of graphs on the user's own picture
-OURS = {"method": "ours", "method__iterations": 2}
 PAPER = {"method": "paper", "method__inner_steps": 10, "method__learning_rate": .01, "method__early_stop": True}
 
 
