@@ -107,7 +107,7 @@ def test_a_code_survives_its_file_and_can_be_cut(tmp_path):
     assert read.meta == code.meta and all(
         torch.equal(getattr(read, name), getattr(code, name)) for name in ("sigmas", "latents", "noises"))
     late = read.skip(4)
-    assert late.steps == 2 and torch.equal(late.latents[-1], x)
+    assert late.steps == 2 and (late.latents[-1] - x).abs().max() < 1e-12, "put together again from its noise"
     assert (dpm_decode(mixture(), late.latents[0], late.noises, late.sigmas, 0.1, 0.5) - x).abs().max() < 1e-12
     with pytest.raises(ValueError, match="at most 5"):
         read.skip(6)
