@@ -2,10 +2,10 @@
 from __future__ import annotations
 
 from ..scene import ATTRIBUTES
-from . import mirror
+from . import cycle, mirror
 from .parts import EXAMPLE, SEED
 
-SHEETS = {**mirror.SHEETS}
+SHEETS = {**mirror.SHEETS, **cycle.SHEETS}
 
 
 def main(argv: list[str]) -> int:
@@ -36,7 +36,7 @@ def embedded(graph: dict) -> dict:
             entry.update(class_type="MirrorDemoScene", inputs={
                 **dict.fromkeys(ATTRIBUTES, "from the seed"), "seed": SEED + 1, "species": "cat", "edit": "species",
                 "edit.to": "dog"})
-    scene = next(k for k, v in graph.items() if v["class_type"] == "MirrorDemoScene")
+    scene = next((k for k, v in graph.items() if v["class_type"] == "MirrorDemoScene"), None)
     for entry in graph.values():
         if entry["inputs"].get("text") == EXAMPLE:
             entry["inputs"]["text"] = [scene, 1]
@@ -44,14 +44,14 @@ def embedded(graph: dict) -> dict:
 
 
 def thumbnail(host, graph: dict):
-    """The picture that went in beside the edit that came out, run on the embedded world."""
+    """The picture that went in, or was there before, beside the edit that came out, run on the embedded world."""
     import numpy as np
     from PIL import Image
     run = host.run_graph(graph)
-    scene = next(k for k, v in graph.items() if v["class_type"] == "MirrorDemoScene")
-    edit = next(k for k, v in graph.items() if v["class_type"] == "SaveImage"
-                and v["inputs"]["filename_prefix"] == "mirror/edit")
-    pair = [run.outputs[scene][0][0], run.outputs[graph[edit]["inputs"]["images"][0]][0][0]]
+    saved = {v["inputs"]["filename_prefix"]: v["inputs"]["images"] for v in graph.values()
+             if v["class_type"] == "SaveImage"}
+    scene = next((k for k, v in graph.items() if v["class_type"] == "MirrorDemoScene"), None)
+    pair = [run.outputs[link[0]][link[1]][0] for link in (saved.get("mirror/before", [scene, 0]), saved["mirror/edit"])]
     both = np.concatenate([np.asarray(p) for p in pair], 1)
     picture = Image.fromarray((both.clip(0, 1) * 255).round().astype(np.uint8))
     return picture.resize((512, 256), Image.Resampling.LANCZOS)
