@@ -2,10 +2,13 @@
 from __future__ import annotations
 
 from ..scene import ATTRIBUTES
-from . import cycle, mirror
+from . import attention_control, cycle, mirror, pix2pix_zero, proxedit
 from .parts import EXAMPLE, SEED
 
-SHEETS = {**mirror.SHEETS, **cycle.SHEETS}
+SHEETS = {**mirror.SHEETS, **cycle.SHEETS, **pix2pix_zero.SHEETS, **proxedit.SHEETS, **attention_control.SHEETS}
+
+CAT = {**dict.fromkeys(ATTRIBUTES, "from the seed"), "seed": SEED + 1, "species": "cat", "edit": "species",
+       "edit.to": "dog"}
 
 
 def main(argv: list[str]) -> int:
@@ -33,13 +36,16 @@ def embedded(graph: dict) -> dict:
         if entry["class_type"] == "CheckpointLoaderSimple":
             entry.update(class_type="MirrorDemoModel", inputs={})
         if entry["class_type"] == "LoadImage":
-            entry.update(class_type="MirrorDemoScene", inputs={
-                **dict.fromkeys(ATTRIBUTES, "from the seed"), "seed": SEED + 1, "species": "cat", "edit": "species",
-                "edit.to": "dog"})
+            entry.update(class_type="MirrorDemoScene", inputs=CAT)
+        if entry["class_type"] == "EmptyLatentImage":
+            entry["inputs"].update(width=128, height=128)
     scene = next((k for k, v in graph.items() if v["class_type"] == "MirrorDemoScene"), None)
-    for entry in graph.values():
-        if entry["inputs"].get("text") == EXAMPLE:
-            entry["inputs"]["text"] = [scene, 1]
+    examples = [entry for entry in graph.values() if entry["inputs"].get("text") == EXAMPLE]
+    if examples and scene is None:
+        scene = "scene"     # a picture that is sampled: only the scene's words are read
+        graph[scene] = {"class_type": "MirrorDemoScene", "inputs": CAT}
+    for entry in examples:
+        entry["inputs"]["text"] = [scene, 1]
     return graph
 
 
