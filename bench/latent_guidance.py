@@ -97,7 +97,8 @@ def likeliest(latent: torch.Tensor, scenes: list) -> torch.Tensor:
     levels = torch.stack([table[int(part * (len(table) - 1))] for part in LEVELS]).float()
 
     def algorithm(walk):
-        x0, generator, error = walk.latent_in(latent), torch.Generator().manual_seed(0), torch.zeros(5, len(latent))
+        x0, generator = walk.latent_in(latent), torch.Generator().manual_seed(0)
+        error = torch.zeros(len(species), len(latent))
         for sigma in levels.to(walk.device):
             for _ in range(DRAWS):
                 x = x0 + sigma * torch.randn(x0.shape, generator=generator).to(x0)

@@ -61,7 +61,7 @@ def schedulers():
 @pytest.mark.parametrize("eta", [0.1, 0.5, 1.0])
 def test_every_scheduler_gives_the_picture_back_to_the_last_step(host, run_graph, eta):
     """Without the last noise the picture would be the network's last prediction: the test knows how far off that is."""
-    scene = Scene(steps=6)
+    scene = Scene(steps=4)
     made = {name: encode(scene, eta=eta, cfg=3.0, scheduler=name) for name in schedulers()}
     back = {name: advanced(scene, made[name], cfg=3.0) for name in made}
     run = run_graph(scene)
