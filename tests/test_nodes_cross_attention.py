@@ -175,7 +175,8 @@ def watched(host, monkeypatch):
 
 
 def stock(scene, mirror, model, latent=None, **changes):
-    return scene.ksampler(latent or mirror(0), scene.text(EDIT), scene.empty, CFG, model=model, **changes)
+    inputs = {"model": model, "cfg": CFG, **changes}
+    return scene.ksampler(latent or mirror(0), scene.text(EDIT), scene.empty, inputs.pop("cfg"), **inputs)
 
 
 def test_the_gradient_equals_finite_differences_in_a_stock_sampler(run_graph, watched):
@@ -281,6 +282,23 @@ def test_checkpointing_changes_memory_only_and_layers_can_be_left_out(run_graph)
     assert torch.equal(nothing, plain)
     for part in (encoder, decoder, coarse):
         assert min(distance(part, off), distance(part, plain)) > 1e-4
+
+
+def test_a_guider_without_a_negative_prompt_is_guided_too(run_graph):
+    """As at cfg 1, where both readings of the paper are one."""
+    scene = Scene(steps=6, scheduler="sgm_uniform")
+    mirror = scene.invert(Scene.NONE)
+    made = []
+    for latents in (PAPER, CODE):
+        model = guided(scene, mirror, latents=latents, cycle=True)()
+        guider = scene.add("BasicGuider", model=model, conditioning=scene.text(EDIT))
+        made.append(scene.add(
+            "SamplerCustomAdvanced", noise=scene.add("DisableNoise")(), guider=guider(), sigmas=mirror(3),
+            sampler=scene.add("KSamplerSelect", sampler_name="euler")(), latent_image=mirror(0)))
+    made += [stock(scene, mirror, model, cfg=1.0), stock(scene, mirror, scene.model, cfg=1.0)]
+    run = run_graph(scene)
+    first, second, third, plain = (run.outputs[m.id][0]["samples"] for m in made)
+    assert distance(second, first) < 1e-6 and distance(third, first) < 1e-5 and distance(plain, first) > 1e-3
 
 
 def test_half_precision_keeps_the_gradient(run_graph, watched):

@@ -155,7 +155,7 @@ class Beside:
     def _named(self, conds: list) -> list[int | None]:
         """Which side each prompt is. Guiders with more than two prompts order them in their own way."""
         known = {id(self.guider.conds.get(name)): side for side, name in enumerate(("positive", "negative"))}
-        named = [known.get(id(prompt)) for prompt in conds]
+        named = [None if prompt is None else known.get(id(prompt)) for prompt in conds]
         return named if POSITIVE in named or NEGATIVE in named else [POSITIVE, NEGATIVE, *named][: len(conds)]
 
     def rows(self, extra_options: dict, rows: int) -> Iterator[tuple[int, slice]]:
