@@ -5,7 +5,7 @@ differs from the picture (widened by 3 pixels), and outside it. success: share o
 classifier sees what was asked for. kept: share of the five other attributes that it sees unchanged. structure:
 self-similarity distance to the picture (x 1000) on the classifier's features. displacement: relative rms error of the
 latent where the way back without the edit arrives. forwards, backwards: rows through the network, and seconds: these
-three for each task's first scene by itself. Read `floor` (no edit) and `ceiling` (the autoencoder alone) first: what
+three for the first scene by itself. Read `floor` (no edit) and `ceiling` (the autoencoder alone) first: what
 the picture does not determine, such as the shape of new ears, can't be right.
 
 Methods stand at their published settings; rows that end in -tuned at the best of seven on training scenes (--tune).
@@ -111,16 +111,15 @@ def measure_all(args, book: Book, entries: list, tasks: list[str], held_out: boo
     left = [job for job in jobs if book.find(job[0], job[2], job[3]) is None]
     if len(left) < len(jobs):
         print(f"{len(jobs) - len(left)} of {len(jobs)} batches were measured before, by the same sources and weights")
-    first = {case.task: case for case in reversed(cases)}
     stage, started, costs = embedded(args.steps), time.time(), {}
     for k, (name, method, settings, batch) in enumerate(left):
         so_far = time.time() - started
         rest = f", {so_far / k * (len(left) - k) / 60:.1f} min left" if k else ""
         print(f"\r\033[K{k}/{len(left)} batches{rest}   {name}", end="", flush=True)
         records, edited = measure(stage, name, method, settings, batch)
-        for task in {case.task for case in batch if not args.tune and (name, case.task) not in costs}:
-            _, costs[name, task] = alone(stage, method, settings, first[task])
-        records = [{**r, **costs.get((name, c.task), UNKNOWN)} for r, c in zip(records, batch, strict=True)]
+        if not args.tune and name not in costs:
+            _, costs[name] = alone(stage, method, settings, cases[0])
+        records = [{**record, **costs.get(name, UNKNOWN)} for record in records]
         if not args.tune:
             book.keep(name, batch, edited)
         book.add(name, settings, batch, records)
