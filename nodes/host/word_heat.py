@@ -12,6 +12,8 @@ from .attention import probabilities
 from .source import Beside, layer_of
 from .words import positions
 
+COARSEST = 8  # cells on the longer side of the layers whose maps tell places apart
+
 
 @dataclass(frozen=True, eq=False)
 class Texts:
@@ -88,13 +90,13 @@ class WordHeat:
     def mean(self, beside: Beside, wanted: Callable[[int], bool]) -> tuple[Tensor, Tensor] | None:
         """([B, words, h, w] of the source, of the target) over the layers of the wanted steps; None if there are none.
 
-        The papers' layers of 16 x 16 at a latent of 64 x 64 are in general those of a quarter of its size; of a network
-        without such, the smallest.
+        The papers' layers of 16 x 16 at a latent of 64 x 64 are in general those of a quarter of its size, or of 8 for
+        small latents, where less would not tell places apart; of a network without such, the smallest.
         """
         heats = [heat for (step, *_), heat in beside.notes.get(self, {}).items() if wanted(step)]
         if not heats:
             return None
-        quarter = math.ceil(_longest(beside) / 4)
+        quarter = max(math.ceil(_longest(beside) / 4), COARSEST)
         sides = {max(heat[0].shape[-2:]) for heat in heats}
         side = max((s for s in sides if s <= quarter), default=min(sides))
         chosen = [heat for heat in heats if max(heat[0].shape[-2:]) == side]
