@@ -59,7 +59,7 @@ def everywhere(model, mirror, positive, cfg: float = CFG) -> dict:
 def prompt_to_prompt_edit() -> Sheet:
     """One word swapped with prompt-to-prompt and local blend, beside the same without."""
     g, groups = Graph(), {}
-    world, scene, before, after = start(g, species="fox", edit="species", edit__to="dog")
+    world, scene, before, after = start(g, species="fox", coat="orange", edit="coat", edit__to="gray")
     image = g.add("VAEEncode", pixels=[scene, 0], vae=[world, 2])
     mirror = g.add("RedescribedDDIMInvert", **invert([world, 0], before, [image, 0], cfg=CFG),
                    rewriter=rewriter(g, NEGATIVE_PROMPT))
@@ -67,8 +67,8 @@ def prompt_to_prompt_edit() -> Sheet:
 
     mark = len(g.nodes)
     control = g.add("MirrorPromptToPrompt", model=[world, 0], mirror=[mirror, 2], clip=[world, 1],
-                    source_text=[scene, 1], target_text=[scene, 4], mode="auto", cross_until=.4, self_until=.2,
-                    blend_words="fox, dog")
+                    source_text=[scene, 1], target_text=[scene, 4], mode="auto", cross_until=.4, self_until=.6,
+                    blend_words="fox")
     mask = g.add("MaskToImage", mask=[control, 1])
     picture(g, [mask, 0], "where the blend words look")
     edit = g.add("MirrorSample", **everywhere([control, 0], [mirror, 2], after))
