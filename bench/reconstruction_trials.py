@@ -150,7 +150,7 @@ TRIALS: dict[str, tuple[Keep, dict]] = {
     "paper": (Adam(), {}),
     "paper full": (full(), {}),
     "Adam, 3 steps": (full(steps=3), {}),
-    "Adam, relative stop .05": (Descent(relative=0.05), {}),
+    "Adam, relative stop .3": (Descent(relative=0.3), {}),
     "Adam, 3 steps, moments carried": (Descent(steps=3, carried=True), {}),
     "Adam, from the caption at each step": (Descent(restart=True), {}),
     "Adam, from the recorded latent": (full(steps=3), {"forced": True}),
