@@ -29,7 +29,7 @@ class Network:
     def __init__(self, make=unet, dtype=torch.float32):
         with torch.inference_mode(False):
             self.model = make().model
-            self.model.diffusion_model.to(dtype)
+            self.model.diffusion_model.to(dtype).requires_grad_(False)  # older hosts leave that to their users
         self.hooks, self.maps, self.text = [], [], []
         for part in self.model.diffusion_model.modules():
             if hasattr(part, "attn2"):
