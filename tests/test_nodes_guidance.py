@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from harness.results import GraphFailed
-from harness.tiny import Scene, flow, pictures, sdxl, unet
+from harness.tiny import Scene, flow, give, pictures, sdxl, unet
 
 CFG = 7.5
 FAMILIES = {
@@ -36,6 +36,14 @@ def npi(kind="eps", batch=1, steps=5, **changes):
     return scene, mirror, scene.text("a photo of a red dog in the sky")
 
 
+def edited(scene, mirror, target, model):
+    return scene.sample(mirror, positive=target, cfg=CFG, model=model, exact="source")
+
+
+def picture_of(run, scene):
+    return run.outputs[scene.latent[0]][0]["samples"]
+
+
 def samples(run, output, slot=0):
     return run.outputs[output.id][slot]["samples"]
 
@@ -48,15 +56,15 @@ def far(x, y):
 @pytest.mark.parametrize("kind", FAMILIES)
 def test_a_whole_pull_gives_the_picture_and_none_gives_npi(run_graph, kind):
     scene, mirror, target = npi(kind, batch=2)
-    free = scene.sample(mirror, positive=target, cfg=CFG)
+    free = edited(scene, mirror, target, scene.model)
     made = {}
     for node_id in KINDS:
         for name, changes in (("whole", ALWAYS), ("none", {"step_size": 0.0, **ALWAYS}),
                               ("half", {"step_size": 0.2, **ALWAYS}), ("masked", {"quantile": 0.5, **ALWAYS})):
             model = guidance(scene, node_id, mirror, **changes)()
-            made[node_id, name] = scene.sample(mirror, positive=target, cfg=CFG, model=model)
+            made[node_id, name] = edited(scene, mirror, target, model)
     run = run_graph(scene)
-    picture, edit = samples(run, scene_latent(scene)), samples(run, free)
+    picture, edit = picture_of(run, scene), samples(run, free)
     whole = far(edit, picture)
     assert whole > 1e-2
     for node_id in KINDS:
@@ -67,20 +75,12 @@ def test_a_whole_pull_gives_the_picture_and_none_gives_npi(run_graph, kind):
         assert far(samples(run, made[node_id, "none"]), edit) < 1e-4 * max(1, whole)
 
 
-def scene_latent(scene):
-    def output():
-        return scene.latent
-
-    output.id = scene.latent[0]
-    return output
-
-
 @NODES
 @pytest.mark.parametrize("kind", ["eps", "flow"])
 def test_a_stock_sampler_makes_the_same_edit(run_graph, kind, node_id):
     scene, mirror, target = npi(kind, **({"denoise": 0.5} if kind == "flow" else {}))
     model = guidance(scene, node_id, mirror, quantile=0.6, step_size=0.5)()
-    edit, free = (scene.sample(mirror, positive=target, cfg=CFG, model=model) for model in (model, scene.model))
+    edit, free = (edited(scene, mirror, target, model) for model in (model, scene.model))
     guider = scene.add("CFGGuider", model=model, positive=target, negative=scene.source, cfg=CFG)
     stock = scene.add(
         "SamplerCustomAdvanced", noise=scene.add("DisableNoise")(), guider=guider(), sigmas=mirror(3),
@@ -100,9 +100,9 @@ def test_they_act_in_their_window_only(run_graph):
 
     def edit(first, last):
         model = guidance(scene, KINDS[0], mirror, first_timestep=first, last_timestep=last)()
-        return scene.sample(mirror, positive=target, cfg=CFG, model=model)
+        return edited(scene, mirror, target, model)
 
-    free = scene.sample(mirror, positive=target, cfg=CFG)
+    free = edited(scene, mirror, target, scene.model)
     never, last, early = edit(400, 202), edit(400, 0), edit(1000, 401)
     # early: the first three steps end on the recording; the other two are plain guidance from there
     start = scene.ksampler(mirror(0), scene.source, mirror(1), CFG, end_at_step=3,
@@ -111,7 +111,7 @@ def test_they_act_in_their_window_only(run_graph):
     rest = scene.ksampler(start(), target, mirror(1), CFG, start_at_step=3)
     run = run_graph(scene)
     assert torch.equal(samples(run, never), samples(run, free))
-    assert far(samples(run, last), samples(run, scene_latent(scene))) < 1e-4
+    assert far(samples(run, last), picture_of(run, scene)) < 1e-4
     assert far(samples(run, early), samples(run, rest)) < 1e-4
     assert far(samples(run, early), samples(run, free)) > 1e-2
 
@@ -128,7 +128,7 @@ def test_proximal_guidance_may_stand_before_or_after(run_graph):
         last = guidance(scene, node_id, mirror, model=proximal(scene.model), **settings)()
         first = proximal(guidance(scene, node_id, mirror, **settings)())
         alone = guidance(scene, node_id, mirror, **settings)()
-        made = [scene.sample(mirror, positive=target, cfg=CFG, model=model) for model in (last, first, alone)]
+        made = [edited(scene, mirror, target, model) for model in (last, first, alone)]
         run = run_graph(scene)
         last, first, alone = (samples(run, edit) for edit in made)
         assert torch.equal(last, first) and far(last, alone) > 1e-2
@@ -142,8 +142,8 @@ def test_the_source_branch_of_a_null_text_mirror_is_left_as_it_is(run_graph):
     run = run_graph(scene)
     plain, pulled = made
     assert torch.equal(samples(run, plain, 1), samples(run, pulled, 1))
-    assert far(samples(run, pulled), samples(run, scene_latent(scene))) < 1e-4
-    assert far(samples(run, pulled, 1), samples(run, scene_latent(scene))) > 1e-4
+    assert far(samples(run, pulled), picture_of(run, scene)) < 1e-4
+    assert far(samples(run, pulled, 1), picture_of(run, scene)) > 1e-4
     assert "sampler_post_cfg_function" not in run.outputs[scene.model[0]][0].model_options
 
 
@@ -158,7 +158,7 @@ def test_the_mask_is_where_the_prompts_differ_on_the_recording(run_graph):
     made = run.outputs[mirror.id][2]
     masks = [run.outputs[output.id][1] for output in (narrow, wide, doubled)]
     again = Scene(steps=3)
-    start = again.add(give_latent(run, made), )
+    start = again.add(give(lambda: {"samples": made.latents[1] / 0.18215}, "LATENT"))
     level = again.ksampler(start(), again.source, again.source, 1.0, start_at_step=1, end_at_step=2,
                            return_with_leftover_noise="enable")
     other = again.ksampler(start(), again.text("a photo of a red dog in the sky"), again.source, 1.0, start_at_step=1,
@@ -170,11 +170,6 @@ def test_the_mask_is_where_the_prompts_differ_on_the_recording(run_graph):
     assert torch.equal(masks[2], (delta > 2 * tau).float().mean(dim=1)) and masks[2].sum() < masks[0].sum()
     grown = torch.nn.functional.max_pool2d((delta > tau).float(), 3, 1, 1).mean(dim=1)
     assert torch.equal(masks[1], grown) and grown.mean() > masks[0].mean() and grown.shape == (2, 8, 12)
-
-
-def give_latent(run, mirror):
-    from harness.tiny import give
-    return give(lambda: {"samples": mirror.latents[1] / 0.18215}, "LATENT")
 
 
 def test_the_mask_without_a_caption_says_what_it_needs(run_graph):
