@@ -25,7 +25,8 @@ PROXIMAL_NOTE = """## Proximal negative-prompt inversion
 3. **Mirror Inversion Guidance** pulls the last steps to the recording, except where the edit is at work. Its mask is
    shown beside it.
 
-**Edit too weak?** Lower `quantile` in both nodes. **Too much changed?** Raise it, or raise `step_size`."""
+**Edit too weak?** Lower the first `quantile`. **Parts of the edit missing?** Lower the second, or `step_size`. **Too
+much changed?** Raise them."""
 
 
 def threshold(quantile: float) -> dict:
@@ -80,7 +81,7 @@ def proximal_edit() -> Sheet:
 
     mark = len(g.nodes)
     proximal = g.add("MirrorProximalGuidance", model=[world, 0], proximal_map="soft", **threshold(.9))
-    guidance = g.add("MirrorInversionGuidance", model=[proximal, 0], mirror=[mirror, 2], step_size=.1, **threshold(.7),
+    guidance = g.add("MirrorInversionGuidance", model=[proximal, 0], mirror=[mirror, 2], step_size=.1, **threshold(.4),
                      dilation=1, first_timestep=400, last_timestep=0, positive=after)
     mask = g.add("MaskToImage", mask=[guidance, 1])
     picture(g, [mask, 0], "where the edit is left alone")
