@@ -15,7 +15,7 @@ from torch.nn.functional import avg_pool2d, pad
 FIRST, STRIDE = 0.04, 0.12  # of the walk: eight looks at what the edit changes, from the outline to the details
 SPREAD = 0.5  # how far a cell listens to its 3 x 3 neighbourhood: one cell alone is noise
 LEVEL = 0.01  # hills closer than this (1 % of change) are one
-RAMP = (-0.05, 0.25)  # the mask's edge about the valley, in parts of the distance between the hills
+RAMP = (-0.02, 0.28)  # the mask's edge above the valley, in parts of the distance between the hills: rather keep
 
 Look = Callable[[Tensor, Tensor, int], Tensor]
 

@@ -36,7 +36,7 @@ def invert(model, positive, latent, cfg: float = 1.0) -> dict:
 
 def sample(model, mirror, positive) -> dict:
     """MirrorSample's inputs as the graphs ship them."""
-    return {"model": model, "mirror": mirror, "positive": positive, "strength": 1.0, "cfg": 4.0, "cfg_until": 0.25,
+    return {"model": model, "mirror": mirror, "positive": positive, "strength": 1.0, "cfg": 3.0, "cfg_until": 0.3,
             "exact": "source", "locality": "auto"}
 
 
