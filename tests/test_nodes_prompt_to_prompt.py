@@ -303,21 +303,28 @@ def failure(run_graph, scene):
     return caught.value.text
 
 
-@pytest.mark.parametrize("changes, words", [
-    ({"blend_words": "horse"}, "`horse` is not in the text"),
-    ({"reweight": "horse: 2"}, "The text's tokens are: a</w>, photo</w>, of</w>, a</w>, dog</w>"),
-    ({"reweight": "dog 2"}, "`reweight`: a line is a word, a colon and 1 number(s)"),
-    ({"windows": "dog: 0.2"}, "a colon and 2 number(s)"),
-    ({"windows": "dog: 0.8 0.2"}, "not from 0.8 to 0.2"),
-    ({"subtract_words": "dog"}, "`blend_words`, which is empty"),
-    ({"source_text": " ".join([SOURCE] * 9)}, "`source_text` has 154 tokens and the mirror's prompt 77"),
-    ({"target_text": ADDED, "mode": "replace"}, "Use refine"),
-    ({"target_text": " ".join([SWAPPED] * 9), "mode": "refine"}, "the text in the attention control 154"),
-])
-def test_what_does_not_fit_is_named(run_graph, changes, words):
-    scene = Edit(SWAPPED, **changes)
-    scene.stock()
-    assert words in failure(run_graph, scene)
+def test_what_does_not_fit_is_named(host, run_graph):
+    scene = Edit(SWAPPED, target_text=" ".join([SWAPPED] * 9), mode="refine")
+    made = scene.stock()
+    assert "the text in the attention control 154" in failure(run_graph, scene)
+    del scene[made.id], scene[scene.control.id]
+    run = run_graph(scene)
+    patch = host.pack_module("nodes.prompt_to_prompt").MirrorPromptToPrompt.execute
+    model, texts = run.outputs[scene.model[0]][0], {"source_text": SOURCE, "target_text": SWAPPED}
+    given = {"mirror": run.outputs[scene.mirror.id][2], "clip": run.outputs[scene.clip[0]][0], "mode": "auto",
+             "cross_until": 0.4, "self_until": 0.6, **texts}
+    for changes, words in (
+        ({"blend_words": "horse"}, "`horse` is not in the text"),
+        ({"reweight": "horse: 2"}, "The text's tokens are: a</w>, photo</w>, of</w>, a</w>, dog</w>"),
+        ({"reweight": "dog 2"}, "`reweight`: a line is a word, a colon and 1 number"),
+        ({"windows": "dog: 0.2"}, "a colon and 2 number"),
+        ({"windows": "dog: 0.8 0.2"}, "not from 0.8 to 0.2"),
+        ({"subtract_words": "dog"}, "`blend_words`, which is empty"),
+        ({"source_text": " ".join([SOURCE] * 9)}, "`source_text` has 154 tokens and the mirror's prompt 77"),
+        ({"target_text": ADDED, "mode": "replace"}, "Use refine"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            patch(model, **{**given, **changes})
 
 
 def test_models_without_cross_attention_are_refused(run_graph):
