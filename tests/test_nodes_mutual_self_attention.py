@@ -1,10 +1,12 @@
 """MirrorMutualSelfAttention in the real executor, against straight-line code on the same network."""
 
+from unittest import mock
+
 import pytest
 import torch
 from torch.nn.functional import interpolate
 
-from harness import straight_line
+from harness import straight_line, tiny
 from harness.results import GraphFailed
 from harness.straight_line import CROSS
 from harness.tiny import Scene, pictures, sdxl, unet
@@ -85,6 +87,25 @@ def test_the_whole_walk_is_masactrl(run_graph, positive, negative):
     assert (edited(run, plain) - expected).abs().max() > 3e-3
     wrong = reference(scene, run, mutual_control(positive, "source" if negative != "source" else "none"))
     assert (wrong - expected).abs().max() > 1e-3, "the negative's mode matters"
+
+
+def deep():
+    """Several transformers in a block, as SDXL has."""
+    with mock.patch.dict(tiny.UNET, transformer_depth=[1, 2], transformer_depth_output=[1, 1, 2, 2],
+                         transformer_depth_middle=3):
+        return unet()
+
+
+def test_blocks_of_several_transformers(run_graph, host):
+    attention = host.pack_module("nodes.host.attention")
+    inputs, middle = [("input", 1, 0), ("input", 3, 0), ("input", 3, 1)], [("middle", 0, n) for n in range(3)]
+    outputs = [("output", n, k) for n in range(4) for k in range(2 if n < 2 else 1)]
+    assert attention.attention_layers(deep(), "attn1") == inputs + middle + outputs
+    scene = Edit(deep)
+    made, plain = scene.stock(), scene.stock(scene.model)
+    run = run_graph(scene)
+    expected = reference(scene, run, mutual_control("source", "source"))
+    assert close(edited(run, made), expected) and not close(edited(run, plain), expected)
 
 
 def test_the_whole_walk_is_proxmasactrl(run_graph):
