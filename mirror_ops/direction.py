@@ -138,7 +138,7 @@ def _read_pt(path: str | Path) -> Tensor:
     try:
         value = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise ValueError(f"{name} is damaged, or holds more than tensors: it is not read. {error}") from error
+        raise ValueError(f"{name} is damaged, or holds more than tensors: it is not read.") from error
     if not isinstance(value, Tensor) or value.ndim not in (2, 3) or not value.is_floating_point():
         raise ValueError(f"{name} does not hold one tensor [1, tokens, width] or [sentences, tokens, width].")
     value = value.detach().float()
