@@ -95,9 +95,10 @@ def test_the_negative_is_left_out_where_the_sampler_leaves_it_out(run_graph, pat
     mirror = scene.invert(Scene.NONE)
     model = scene.add(patched(seen, (0, 1)), model=scene.model, mirror=mirror(2))
     sampled(scene, "KSamplerAdvanced", model(), mirror, cfg=1.0)
+    run_graph(scene)
+    assert [entry[1] for entry in seen] == [0] * 14
     made = sampled(scene, "MirrorSample", model(), mirror, cfg=3.0, exact="source")
     run = run_graph(scene)
-    assert [entry[1] for entry in seen[:14]] == [0] * 14
     assert run.outputs[made.id][2] == 2 * (2 + 2), "two rows of the edit and two of the source a step"
 
 
