@@ -23,9 +23,9 @@ Look = Callable[[Tensor, Tensor, int], Tensor]
 def edited_region(kept: Look, edited: Look, sigmas: Tensor, latents: Tensor) -> Tensor:
     """[B, 1, H, W] in [0, 1]: 1 where the edit acts on the recorded `latents` [T+1, B, C, H, W], 0 where it does not.
 
-    `kept` and `edited` are the unguided predictions `(x, sigma, i) -> denoised` of the two prompts. Each is evaluated at
-    the steps that `probes` names. Their squared difference is summed over steps and channels: steps that decide more of
-    the edit so count for more.
+    `kept` and `edited` are the unguided predictions `(x, sigma, i) -> denoised` of the two prompts, each evaluated at
+    the steps that `probes` names. Their squared difference is summed over steps and channels: steps that decide more
+    of the edit so count for more.
     """
     looks = [(kept(latents[i], sigmas[i], i), edited(latents[i], sigmas[i], i)) for i in probes(len(sigmas) - 1)]
     energy = torch.stack([(after - before).square() for before, after in looks]).mean(dim=(0, 2))[:, None]
