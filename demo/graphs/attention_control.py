@@ -53,7 +53,7 @@ def rewriter(g: Graph, method: dict) -> list:
 
 def everywhere(model, mirror, positive, cfg: float = CFG) -> dict:
     """MirrorSample's inputs without our own locality: attention control decides what stays."""
-    return {**sample(model, mirror, positive), "cfg": cfg, "locality": "everywhere"}
+    return sample(model, mirror, positive, cfg)
 
 
 def prompt_to_prompt_edit() -> Sheet:

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from harness.editor import Sheet
 
-from .parts import EXAMPLE, PAPER, SEED, Graph, invert, picture, sample, saved, saved_in_place, stock
+from .parts import EXAMPLE, PAPER, SEED, Graph, invert, picture, sample_locally, saved, saved_in_place, stock
 
 MIRROR_NOTE = """## Edit a picture by saying what should be there instead
 
@@ -47,7 +47,7 @@ def mirror_demo() -> Sheet:
     mark = len(g.nodes)
     mirror = g.add("RedescribedDDIMInvert", **invert([world, 0], [before, 0], [image, 0]),
                    rewriter=[g.add("PromptRewriteOptimizer", **PAPER), 0])
-    edit = g.add("MirrorSample", **sample([world, 0], [mirror, 2], [after, 0]))
+    edit = g.add("MirrorSample", **sample_locally([world, 0], [mirror, 2], [after, 0]))
     saved_in_place(g, edit, [world, 2], [scene, 0], "edit")
     picture(g, [scene, 2], "the exact answer")
     g.add("MirrorReport", mirror=[mirror, 2], vae=[world, 2])
@@ -79,7 +79,7 @@ def mirror_edit() -> Sheet:
                    rewriter=[g.add("PromptRewriteOptimizer", **PAPER), 0])
     direction = g.add("CLIPDomainDirection", clip=[model, 1], source="cat", target="dog",
                       sentences="template bank: things")
-    edit = g.add("MirrorSample", **sample([model, 0], [mirror, 2], [before, 0]), direction=[direction, 0])
+    edit = g.add("MirrorSample", **sample_locally([model, 0], [mirror, 2], [before, 0]), direction=[direction, 0])
     saved_in_place(g, edit, [model, 2], [loaded, 0], "edit")
     saved(g, [edit, 1], [model, 2], "reconstruction")
     g.add("MirrorReport", mirror=[mirror, 2], vae=[model, 2])

@@ -34,10 +34,15 @@ def invert(model, positive, latent, cfg: float = 1.0) -> dict:
             "cfg": cfg, "denoise": 1.0, "refine": 0}
 
 
-def sample(model, mirror, positive) -> dict:
-    """MirrorSample's inputs as the graphs ship them."""
-    return {"model": model, "mirror": mirror, "positive": positive, "strength": 1.0, "cfg": 3.0, "cfg_until": 0.3,
-            "exact": "source", "locality": "auto"}
+def sample(model, mirror, positive, cfg: float) -> dict:
+    """MirrorSample's inputs as other methods have them: guided throughout, free to change the whole picture."""
+    return {"model": model, "mirror": mirror, "positive": positive, "strength": 1.0, "cfg": cfg, "exact": "source",
+            "locality": "everywhere"}
+
+
+def sample_locally(model, mirror, positive) -> dict:
+    """MirrorSample's inputs as we ship them, tuned on validation scenes of all edits."""
+    return {**sample(model, mirror, positive, 3.0), "cfg_until": 0.3, "locality": "auto"}
 
 
 def stock(model, positive, negative, latent, cfg: float) -> dict:

@@ -56,7 +56,7 @@ def pix2pix_zero_synthetic() -> Sheet:
     groups["A picture from a seed"] = g.since(0)
 
     mark = len(g.nodes)
-    edited(g, [model, 0], [model, 1], [model, 2], [mirror, 1], [before, 0], .15, cfg=5.0, negative=[empty, 0])
+    edited(g, [model, 0], [model, 1], [model, 2], [mirror, 1], [before, 0], .15, negative=[empty, 0])
     groups["Hold the attention, edit"] = g.since(mark)
     return Sheet(g.nodes, g.titles, groups, [SYNTHETIC_NOTE])
 
@@ -66,7 +66,7 @@ def edited(g: Graph, model, clip, vae, mirror, before, amount: float, **changes)
     direction = g.add("CLIPDomainDirection", clip=clip, source="cat", target="dog", sentences="template bank: things")
     guided = g.add("MirrorCrossAttentionGuidance", model=model, mirror=mirror, amount=amount,
                    latents="one latent (paper)")
-    inputs = {**sample([guided, 0], mirror, before), "locality": "everywhere", **changes}
+    inputs = {**sample([guided, 0], mirror, before, 5.0), **changes}
     edit = g.add("MirrorSample", **inputs, direction=[direction, 0])
     saved(g, [edit, 0], vae, "edit")
 

@@ -46,7 +46,7 @@ def start(g: Graph, species: str = "fox", to: str = "dog") -> tuple[str, str, li
 
 def edited(model, mirror, positive) -> dict:
     """MirrorSample's inputs at the published guidance, free to change the whole picture."""
-    return {**sample(model, mirror, positive), "cfg": CFG, "cfg_until": 1.0, "locality": "everywhere"}
+    return sample(model, mirror, positive, CFG)
 
 
 def null_text_edit() -> Sheet:
