@@ -5,6 +5,12 @@ annotation_images/. Methods are those of `bench edits`, with the caption differe
 of the published tables: psnr, mse, ssim, lpips of the background, dist (DINO structure distance), clip_whole,
 clip_edited. Where the official code errs both readings are given: psnr counts the blackened region as equal, psnr_true
 doesn't; dist feeds DINO numbers up to 255, dist_true up to 1. Without a network in --weights its columns are left out.
+
+With --reference also fid and kid of each method's pictures as a set, as CycleDiffusion's tables have them, which mean
+something where all edits of FOLDER lead to one domain, and are compared with hundreds of real pictures of it.
+
+--weights holds dino-vitb8/ and clip-vit-large-patch14/ as transformers saves them, for lpips
+hub/checkpoints/squeezenet1_1-b8a52dc0.pth, for fid and kid pt_inception-2015-12-05-6726825d.pth. Nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -24,14 +30,15 @@ from torch import Tensor
 
 from harness.boot import boot
 
-from . import pie_metrics
+from . import pie_metrics, pie_sets
 from .edit_methods import METHODS
 from .edits_measure import Book, Stage, alone, fingerprint
+from .pie_sets import Sets
 from .table import show, write
 
 ANNOTATIONS, PICTURES = "mapping_file.json", "annotation_images"
 EXCLUDED = ("ceiling",)         # there is no exact answer here
-PARTS = ("pie", "pie_metrics", "edits_measure", "edit_methods")
+PARTS = ("pie", "pie_metrics", "pie_sets", "edits_measure", "edit_methods")
 
 
 @dataclass(frozen=True)
@@ -54,12 +61,17 @@ class Entry:
 
     def pictures(self) -> tuple[Tensor, Tensor, Tensor]:
         """(picture [1, H, W, 3], itself, mask [1, 1, H, W]); a longer side is cropped at both ends."""
-        image = ImageOps.fit(Image.open(self.path).convert("RGB"), (self.size, self.size), Image.Resampling.LANCZOS)
-        picture = torch.from_numpy(np.asarray(image, np.float32) / 255)[None]
+        image = Image.open(self.path).convert("RGB")
+        picture = pixels(ImageOps.fit(image, (self.size, self.size), Image.Resampling.LANCZOS))
         mask = pie_metrics.decoded_mask(list(self.spans))
         if self.size != mask.shape[-1]:
             mask = torch.nn.functional.interpolate(mask, (self.size, self.size))
         return picture, picture, mask
+
+
+def pixels(image: Image.Image) -> Tensor:
+    """[1, H, W, 3] in [0, 1]."""
+    return torch.from_numpy(np.asarray(image, np.float32) / 255)[None]
 
 
 def main(argv: list[str]) -> int:
@@ -68,12 +80,16 @@ def main(argv: list[str]) -> int:
     if problem:
         print(problem, file=sys.stderr)
         return 2
-    out = args.json.parent if args.json else Path("output", "pie")
+    found = entries(args.folder, args.count, args.size)
     figures, missing = pie_metrics.available(args.weights)
+    sets, also_missing = pie_sets.available(args.weights, args.reference, len(found))
+    missing += also_missing
     print("\n".join(missing))
     host = boot(cpu=args.cpu)
     stage = Stage(host, *load(args.checkpoint), args.steps)
-    rows = measured(stage, args, figures, out)
+    out = args.json.parent if args.json else Path("output", "pie")
+    book = opened(args, out)
+    rows = [row(stage, book, name, found, figures, sets) for name in args.methods]
     show(rows, f"{args.folder.name}, {args.checkpoint.name}")
     write(args.json or out / "pie.json", {"rows": rows, "missing": missing, "steps": args.steps})
     return 0
@@ -85,7 +101,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--checkpoint", type=Path, required=True, help="a file with model, text encoder and VAE")
-    parser.add_argument("--weights", type=Path, help="folder of networks for the figures: see bench/pie_metrics.py")
+    parser.add_argument("--weights", type=Path, help="folder of networks for the figures")
+    parser.add_argument("--reference", type=Path, help="folder of real pictures of the target's domain: fid and kid")
     parser.add_argument("--methods", nargs="+", choices=names, default=names, metavar="NAME", help=", ".join(names))
     parser.add_argument("--count", type=int, help="only the first pictures")
     parser.add_argument("--size", type=int, default=512)
@@ -102,6 +119,10 @@ def wrong(args: argparse.Namespace) -> str:
         return f"{args.folder} has no {ANNOTATIONS}: give a folder in PIE-Bench's layout."
     if not args.checkpoint.is_file():
         return f"There is no checkpoint {args.checkpoint}."
+    if args.reference and not args.reference.is_dir():
+        return f"There is no folder {args.reference}, which --reference names."
+    if args.size % 8:
+        return f"--size is {args.size}: give a multiple of 8, as latents have a place for 8 by 8 pixels."
     return ""
 
 
@@ -124,32 +145,61 @@ def load(checkpoint: Path) -> tuple:
     return read(str(checkpoint), output_vae=True, output_clip=True)[:3]
 
 
+def opened(args: argparse.Namespace, out: Path) -> Book:
+    """The book of this folder, checkpoint, size and steps, which lies beside the edited pictures that it tells of.
+
+    It is begun anew where anything else that edits depend on has changed, as their pictures are overwritten then.
+    """
+    weight, folder = args.checkpoint.stat(), args.folder.resolve()
+    state = [fingerprint(PARTS, [folder / ANNOTATIONS]), str(folder), weight.st_size, weight.st_mtime]
+    own = out / f"{folder.name}, {args.checkpoint.stem}, {args.size}, {args.steps} steps"
+    before = own / "state.json"
+    changed = not before.exists() or json.loads(before.read_text()) != state
+    book = Book(own, state, args.fresh or changed)
+    before.write_text(json.dumps(state))
+    return book
+
+
 @torch.inference_mode()
-def measured(stage: Stage, args, figures: list, out: Path) -> list[dict]:
-    """One row a method: means over pictures. Each picture is run by itself, so costs are what they are."""
-    weight = args.checkpoint.stat()
-    state = [fingerprint(PARTS, []), args.checkpoint.name, weight.st_size, weight.st_mtime, args.size, args.steps]
-    book, pictures, rows = Book(out, state, args.fresh), entries(args.folder, args.count, args.size), []
-    started = time.time()
-    for name in args.methods:
-        for k, entry in enumerate(pictures):
-            print(f"\r\033[K{name}: {k}/{len(pictures)}, {time.time() - started:.0f} s", end="", flush=True)
-            method, settings = METHODS[name], METHODS[name].published
-            if book.find(name, settings, [entry]) is None:
-                edited, spent = alone(stage, method, settings, entry)
-                book.keep(name, [entry], edited)
-                book.add(name, settings, [entry], [{**judged(edited, entry, figures), **spent}])
-        records = [book.find(name, METHODS[name].published, [entry])[0] for entry in pictures]
-        rows.append({"method": name, "pictures": len(records), **means(records)})
+def row(stage: Stage, book: Book, name: str, found: list[Entry], figures: list, sets: Sets | None) -> dict:
+    """A method's means over pictures, fid and kid if asked for, and what it costs. Each picture is run by itself."""
+    values, costs, started = [], [], time.time()
+    for k, entry in enumerate(found):
+        print(f"\r\033[K{name}: {k}/{len(found)}, {time.time() - started:.0f} s", end="", flush=True)
+        costs.append(edited(stage, book, name, entry))
+        values.append(judged(book, name, entry, figures))
+    of_set = compared(book, name, found, sets) if sets else {}
     print("\r\033[K", end="")
-    return rows
+    return {"method": name, "pictures": len(found), **means(values), **of_set, **means(costs)}
 
 
-def judged(edited: Tensor, entry: Entry, figures: list) -> dict[str, float]:
-    """All figures of one edit. The evaluator reads pictures from files, so both are rounded to bytes first."""
-    source, _, mask = entry.pictures()
-    x, truth = ((255 * p.float()).round().movedim(-1, 1) / 255 for p in (edited.clamp(0, 1), source))
-    return {name: value for figure in figures for name, value in figure(x, truth, mask, entry.captions).items()}
+def edited(stage: Stage, book: Book, name: str, entry: Entry) -> dict[str, float]:
+    """What the edit costs; its picture is in book.picture(name, entry) then."""
+    settings = METHODS[name].published
+    if not (book.find(name, settings, [entry]) and book.picture(name, entry).is_file()):
+        picture, spent = alone(stage, METHODS[name], settings, entry)
+        book.keep(name, [entry], picture)
+        book.add(name, settings, [entry], [spent])
+    return book.find(name, settings, [entry])[0]
+
+
+def judged(book: Book, name: str, entry: Entry, figures: list) -> dict[str, float]:
+    """All figures of one edit. As the evaluator does, they are computed from the file, and so from bytes."""
+    by = {"figures": [getattr(figure, "__name__", type(figure).__name__) for figure in figures]}
+    if book.find(name, by, [entry]) is None:
+        source, _, mask = entry.pictures()
+        x, truth = (p.movedim(-1, 1) for p in (pixels(Image.open(book.picture(name, entry))), source))
+        each = [figure(x, truth, mask, entry.captions) for figure in figures]
+        book.add(name, by, [entry], [{column: value for values in each for column, value in values.items()}])
+    return book.find(name, by, [entry])[0]
+
+
+def compared(book: Book, name: str, found: list[Entry], sets: Sets) -> dict[str, float]:
+    """fid and kid of all pictures of a method. The book has them under the first picture."""
+    by = {"reference": sets.identity(), "pictures": len(found)}
+    if book.find(name, by, found[:1]) is None:
+        book.add(name, by, found[:1], [sets([book.picture(name, entry) for entry in found], name)])
+    return book.find(name, by, found[:1])[0]
 
 
 def means(records: list[dict]) -> dict[str, float]:

@@ -6,6 +6,8 @@ Networks are read from a folder of the user's, nothing is downloaded. What is no
     clip-vit-large-patch14/                     openai/clip-vit-large-patch14: clip_whole, clip_edited, directional
     hub/checkpoints/squeezenet1_1-b8a52dc0.pth  torchvision's, with the package torchmetrics: lpips
 
+The figures of a set of pictures, fid and kid, are in pie_sets.py.
+
 Units are those of the published tables: dist, lpips x 1000, mse x 10000, ssim and CLIP x 100, PSNR in dB.
 """
 
@@ -26,6 +28,7 @@ from mirror_ops.regions import psnr_blackened, psnr_within
 DINO, CLIP, SQUEEZE = "dino-vitb8", "clip-vit-large-patch14", "hub/checkpoints/squeezenet1_1-b8a52dc0.pth"
 IMAGENET = ([.485, .456, .406], [.229, .224, .225])
 LAST_BLOCK = 11
+INSTALL = "install the optional packages, pip install torchmetrics torch-fidelity"
 
 Figure = Callable[[Tensor, Tensor, Tensor, tuple[str, str]], dict[str, float]]
 
@@ -108,18 +111,26 @@ class Clip:
 
 
 class Lpips:
-    """`lpips`: SqueezeNet, on both pictures with the region painted black."""
+    """`lpips`: SqueezeNet, on both pictures with the region painted black. Nothing where that is the whole picture."""
 
     def __init__(self, folder: Path):
         from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
-        torch.hub.set_dir(str(folder / "hub"))
-        self.metric = LearnedPerceptualImagePatchSimilarity(net_type="squeeze")
+        usual = torch.hub.get_dir()
+        torch.hub.set_dir(str(folder / "hub"))          # where torchvision looks before it would download
+        try:
+            self.metric = LearnedPerceptualImagePatchSimilarity(net_type="squeeze")
+        finally:
+            torch.hub.set_dir(usual)
 
     def __call__(self, edited: Tensor, source: Tensor, mask: Tensor, prompts: tuple[str, str]) -> dict[str, float]:
         if not (1 - mask).any():
             return {}
         a, b = (2 * x * (1 - mask) - 1 for x in (edited, source))
         return {"lpips": 1e3 * self.metric(a, b).item()}
+
+
+def installed(*packages: str) -> bool:
+    return all(importlib.util.find_spec(package) for package in packages)
 
 
 def available(folder: Path | None) -> tuple[list[Figure], list[str]]:
@@ -129,8 +140,8 @@ def available(folder: Path | None) -> tuple[list[Figure], list[str]]:
     for make, path, columns in ((Dino, DINO, "dist"), (Clip, CLIP, "the CLIP columns"), (Lpips, SQUEEZE, "lpips")):
         if folder is None or not (folder / path).exists():
             missing.append(f"no {columns}: put {path} into the folder given as --weights")
-        elif make is Lpips and importlib.util.find_spec("torchmetrics") is None:
-            missing.append("no lpips: install the optional packages, pip install '.[metrics]'")
+        elif make is Lpips and not installed("torchmetrics"):
+            missing.append(f"no lpips: {INSTALL}")
         else:
             figures.append(make(folder) if make is Lpips else make(folder / path))
     return figures, missing

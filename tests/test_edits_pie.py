@@ -1,11 +1,11 @@
-"""PIE-Bench's figures against the formulas written out, and the runner on a small folder laid out like it."""
+"""PIE-Bench's figures of a picture against the formulas written out."""
 
-import argparse
-import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import torchvision
 from PIL import Image
 
 from harness import tiny
@@ -107,39 +107,73 @@ def test_clip_figures_are_cosines_of_the_whole_network(host, pair, tmp_path):
     assert found["directional"] == pytest.approx(by_hand, abs=1e-3)
 
 
+@pytest.fixture
+def squeeze(tmp_path, monkeypatch):
+    """(SqueezeNet with random weights, the folder with the file of them). A try to fetch weights fails the test."""
+    monkeypatch.setattr(torch.hub, "download_url_to_file", None)
+    torch.manual_seed(2)
+    network = torchvision.models.squeezenet1_1(weights=None).eval()
+    for bias in (p for p in network.parameters() if p.dim() == 1):
+        torch.nn.init.normal_(bias, std=.1)
+    file = tmp_path / "hub" / "checkpoints" / "squeezenet1_1-b8a52dc0.pth"
+    file.parent.mkdir(parents=True)
+    torch.save(network.state_dict(), file)
+    return network, tmp_path
+
+
+def lpips_by_hand(network, a, b):
+    """LPIPS (Zhang et al., CVPR 2018, eq. 1) of pictures in [-1, 1], with the package's file of the linear heads."""
+    import torchmetrics
+    heads = torch.load(Path(torchmetrics.__file__).parent / "functional/image/lpips_models/squeeze.pth",
+                       map_location="cpu", weights_only=True)
+    shift, scale = (torch.tensor(v)[:, None, None] for v in ([-.030, -.088, -.188], [.458, .448, .450]))
+    x, total = torch.cat([(a - shift) / scale, (b - shift) / scale]), 0.
+    taken = iter(range(7))
+    for k, layer in enumerate(network.features):
+        x = layer(x)
+        if k in (1, 4, 7, 9, 10, 11, 12):
+            unit = x.double() / x.double().square().sum(1, keepdim=True).sqrt()
+            weight = heads[f"lin{next(taken)}.model.1.weight"].double()
+            total += ((unit[0] - unit[1]) ** 2 * weight[0]).sum(0).mean().item()
+    assert next(taken, None) is None
+    return 1000 * total
+
+
+def test_lpips_is_of_the_background_painted_black(pair, squeeze):
+    from bench.pie_metrics import Lpips, available
+    edited, source, mask = pair
+    network, folder = squeeze
+    usual = torch.hub.get_dir()
+    figures, missing = available(folder)
+    assert torch.hub.get_dir() == usual and len(missing) == 2 and isinstance(figures[-1], Lpips)
+    with torch.inference_mode():
+        found = figures[-1](*pair, PROMPTS)["lpips"]
+        whole = figures[-1](edited, source, torch.zeros_like(mask), PROMPTS)["lpips"]
+        black = lpips_by_hand(network, *(2 * x * (1 - mask) - 1 for x in (edited, source)))
+        assert found == pytest.approx(black, rel=1e-4)
+        assert whole == pytest.approx(lpips_by_hand(network, 2 * edited - 1, 2 * source - 1), rel=1e-4)
+        assert abs(found - whole) > .01 * whole
+        assert figures[-1](edited, source, torch.ones_like(mask), PROMPTS) == {}
+
+
+def test_a_broken_file_for_lpips_leaves_the_hub_where_it_was(squeeze):
+    from bench.pie_metrics import SQUEEZE, Lpips
+    (squeeze[1] / SQUEEZE).write_bytes(b"cut short")
+    usual = torch.hub.get_dir()
+    with pytest.raises(Exception, match="."):
+        Lpips(squeeze[1])
+    assert torch.hub.get_dir() == usual
+
+
+def test_without_the_package_lpips_is_named(squeeze, monkeypatch):
+    from bench import pie_metrics
+    monkeypatch.setattr(pie_metrics, "installed", lambda *_: False)
+    figures, missing = pie_metrics.available(squeeze[1])
+    assert figures == [pie_metrics.background] and "no lpips: install the optional packages" in missing[-1]
+
+
 def test_without_networks_it_says_which_and_goes_on(tmp_path):
     from bench.pie_metrics import available, background
     figures, missing = available(tmp_path)
     assert figures == [background] and len(missing) == 3
     assert any("dino-vitb8" in line for line in missing) and any("squeezenet" in line for line in missing)
-
-
-def test_a_folder_is_measured_and_a_second_run_reads_the_book(host, tmp_path):
-    from bench.edits_measure import Stage
-    from bench.pie import entries, measured
-    from bench.pie_metrics import background
-    folder, checkpoint = tmp_path / "pie", tmp_path / "model"
-    (folder / "annotation_images" / "0_random").mkdir(parents=True)
-    checkpoint.write_bytes(b"any")
-    annotations = {}
-    for k in range(2):
-        name = f"0_random/{k}.png"
-        Image.effect_mandelbrot((96, 64), (-2, -1, 1, 1), 20 + k).convert("RGB").save(
-            folder / "annotation_images" / name)
-        annotations[f"00{k}"] = {"image_path": name, "original_prompt": PROMPTS[0], "editing_prompt": PROMPTS[1],
-                                 "mask": [512 * 100, 512 * 200]}
-    (folder / "mapping_file.json").write_text(json.dumps(annotations))
-    [first, _] = entries(folder, None, 64)
-    picture, _, mask = first.pictures()
-    assert picture.shape == (1, 64, 64, 3) and mask.shape == (1, 1, 64, 64) and .3 < mask.mean() < .5
-    assert first.captions == ("a cat on a car", "a dog on a car")
-    args = argparse.Namespace(folder=folder, checkpoint=checkpoint, methods=["floor", "ddim-cfg1"], count=None, size=64,
-                              steps=2, fresh=False)
-    with torch.inference_mode():
-        stage = Stage(host, tiny.unet(), tiny.clip(), tiny.vae(), 2)
-    rows = measured(stage, args, [background], tmp_path)
-    assert [(row["method"], row["pictures"], row["forwards"]) for row in rows] == [("floor", 2, 0), ("ddim-cfg1", 2, 6)]
-    assert all(np.isfinite(row["psnr"]) for row in rows)
-    assert (tmp_path / "pictures" / "ddim-cfg1" / "000.png").exists()
-    stage.run = None
-    assert measured(stage, args, [background], tmp_path) == rows
