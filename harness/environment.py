@@ -39,7 +39,6 @@ NEEDED = ("torch", "torchvision", "torchaudio", "torchmetrics", "torch_fidelity"
           "scipy", "spandrel", "sqlalchemy", "transformers", "yaml")
 
 
-
 class SetupError(Exception):
     """The environment can't be made or used; the message says why and what to do."""
 
