@@ -22,6 +22,11 @@ def euler(x: Tensor, denoised: Tensor, sigma: Tensor, sigma_next: Tensor) -> Ten
     return x + (sigma_next - sigma) * slope(x, denoised, sigma)
 
 
+def landing(x: Tensor, x_next: Tensor, sigma: Tensor, sigma_next: Tensor) -> Tensor:
+    """The prediction with which Euler's move from x at `sigma` arrives at x_next at `sigma_next`."""
+    return x - sigma * (x_next - x) / (sigma_next - sigma)
+
+
 def moves(sigmas: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
     """(i, sigma_i, sigma_{i+1}) for the T moves of a grid [T+1], in the grid's own order."""
     for i in range(len(sigmas) - 1):

@@ -3,7 +3,8 @@
 On the recorded latents, the predictions of the edited and of the kept prompt differ where the edit acts, and by much
 less elsewhere (DiffEdit, Couairon et al. 2023, takes the same difference on noised pictures and cuts it at a fixed
 height). On a logarithmic scale the two kinds of place are two hills, and the valley between them is found for each
-picture by Otsu's rule: no threshold to set.
+picture by Otsu's rule: no threshold to set. Towards the end of the edit its own predictions are read instead: they show
+where new things ended up, and what has stayed as it was after all.
 """
 
 from collections.abc import Callable
@@ -15,7 +16,11 @@ from torch.nn.functional import avg_pool2d, pad
 FIRST, STRIDE = 0.04, 0.12  # of the walk: eight looks at what the edit changes, from the outline to the details
 SPREAD = 0.5  # how far a cell listens to its 3 x 3 neighbourhood: one cell alone is noise
 LEVEL = 0.01  # hills closer than this (1 % of change) are one
-RAMP = (-0.02, 0.28)  # the mask's edge above the valley, in parts of the distance between the hills: rather keep
+DIGITS = 1e-5  # of the prediction: where all that differs is rounding, all is equal
+# The mask's edge, from the valley upwards, in parts of the distance between the hills. First rather keep too much:
+# what is let go of early is lost. Once the edit stands, the valley itself divides.
+FIRST_RAMP, LAST_RAMP = (-0.02, 0.28), (-0.1, 0.2)
+STANDS = 0.7  # of the walk: from here on the region is what the edit itself would change
 
 Look = Callable[[Tensor, Tensor, int], Tensor]
 
@@ -28,10 +33,32 @@ def edited_region(kept: Look, edited: Look, sigmas: Tensor, latents: Tensor) -> 
     of the edit so count for more.
     """
     looks = [(kept(latents[i], sigmas[i], i), edited(latents[i], sigmas[i], i)) for i in probes(len(sigmas) - 1)]
-    energy = torch.stack([(after - before).square() for before, after in looks]).mean(dim=(0, 2))[:, None]
-    digits = 1e-5 * torch.stack([before for before, _ in looks]).abs().mean(dim=(0, 2, 3, 4))
-    # Where all that differs is rounding, all is equal.
-    return soft_region(energy.sqrt() + digits.clamp(min=1e-12).reshape(-1, 1, 1, 1))
+    before, after = (torch.stack(side, dim=1) for side in zip(*looks, strict=True))
+    return soft_region(change(after - before, before), FIRST_RAMP)
+
+
+def walked_region(first: Tensor, recorded: Tensor, steps: int) -> Callable[[int, Tensor], Tensor]:
+    """`(i, difference) -> m` for `mirror_sample`: the region while the edit is walked in so many steps.
+
+    It is `first` [B, 1, H, W], the one of `edited_region`, until the edit stands, and then at each step where the
+    edit's own prediction differs from that of the recording: what the recording alone could not show, as where a new
+    ear ends, joins, and what the edit has left as it was goes. `recorded` [B, C, H, W] says how large predictions are.
+    """
+    edits = first.amax(dim=(1, 2, 3), keepdim=True) > 0
+
+    def region(i: int, difference: Tensor) -> Tensor:
+        if i < round(STANDS * steps):
+            return first
+        found = soft_region(change(difference[:, None], recorded[:, None]), LAST_RAMP)
+        return torch.where(edits, found, torch.zeros_like(found))
+
+    return region
+
+
+def change(difference: Tensor, prediction: Tensor) -> Tensor:
+    """[B, 1, H, W] the rms of a difference [B, N, C, H, W] over steps and channels, and never less than rounding is."""
+    digits = DIGITS * prediction.abs().mean(dim=(1, 2, 3, 4)).clamp(min=1e-7)
+    return difference.square().mean(dim=(1, 2))[:, None].sqrt() + digits.reshape(-1, 1, 1, 1)
 
 
 def probes(steps: int) -> range:
@@ -39,13 +66,13 @@ def probes(steps: int) -> range:
     return range(min(int(FIRST * steps), steps - 1), steps, max(1, round(STRIDE * steps)))
 
 
-def soft_region(change: Tensor) -> Tensor:
+def soft_region(change: Tensor, ramp: tuple[float, float]) -> Tensor:
     """The mask [B, 1, H, W] of a positive change [B, 1, H, W]: a ramp across Otsu's threshold of its logarithm."""
     level = change.log()
     around = avg_pool2d(pad(level, (1, 1, 1, 1), mode="replicate"), kernel_size=3, stride=1)
     level = level + SPREAD * (around - level)
     threshold, distance = (v.reshape(-1, 1, 1, 1) for v in otsu(level.flatten(1)))
-    region = (((level - threshold) / distance.clamp(min=LEVEL) - RAMP[0]) / (RAMP[1] - RAMP[0])).clamp(0, 1)
+    region = (((level - threshold) / distance.clamp(min=LEVEL) - ramp[0]) / (ramp[1] - ramp[0])).clamp(0, 1)
     return torch.where(distance > LEVEL, region, torch.zeros_like(region))  # one kind of place only: nothing is edited
 
 

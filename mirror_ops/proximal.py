@@ -144,14 +144,6 @@ def reconstruction_guidance(
     return euler(x, denoised, sigma, sigma_next) + signal(sigma_next, flow) * pull
 
 
-def landing(x: Tensor, x_next: Tensor, sigma: Tensor, sigma_next: Tensor) -> Tensor:
-    """The prediction with which Euler's move from x at sigma arrives at x_next: a correction of the step, as denoised.
-
-    For samplers that can only be given a prediction; exact for those that take one Euler move per prediction.
-    """
-    return x - sigma * (x_next - x) / (sigma_next - sigma)
-
-
 def _check_quantile(q: float) -> None:
     if not 0 <= q <= 1:
         raise ValueError(f"The threshold's quantile lies between 0 (all guidance) and 1 (none), not at {q}.")

@@ -8,10 +8,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .ddim import euler, moves
+from .ddim import euler, landing, moves
 
 Branch = Callable[[Tensor, Tensor, int], Tensor]
-Locality = Callable[[int, Tensor, Tensor], Tensor]
+Locality = Callable[[int, Tensor], Tensor]
 
 
 def sample(
@@ -43,20 +43,23 @@ def mirror_sample(
     latents [T+1, B, C, H, W] is the recorded inversion. With `exact` the recorded latent takes over in the source
     branch after each step (Direct Inversion, Ju et al. 2024), so the reconstruction is the recording. `residual` also
     adds to the edit branch what the source branch missed the recording by at this step.
-    `locality(i, edited, recorded) -> m` in [0, 1], broadcastable to [B, C, H, W], keeps the recording where m is 0:
-    the edited latent of the next level becomes recorded + m * (edited - recorded).
+    `locality(i, difference) -> m` in [0, 1], broadcastable to [B, C, H, W], keeps the recording where m is 0: the
+    edited latent of the next level becomes recorded + m * (edited - recorded). `difference` [B, C, H, W] is the edit
+    branch's prediction without the one that the recording moved by.
     """
     x = y = latents[0]
     for i, sigma, sigma_next in moves(sigmas):
         recorded = latents[i + 1]
         if residual or not exact:
             arrived = euler(x, source(x, sigma, i), sigma, sigma_next)
-        y = euler(y, edit(y, sigma, i), sigma, sigma_next)
+        denoised = edit(y, sigma, i)
+        y = euler(y, denoised, sigma, sigma_next)
         if residual:
             y = y + (recorded - arrived)
         x = recorded if exact else arrived
         if locality is not None:
-            y = recorded + locality(i, y, recorded) * (y - recorded)
+            difference = denoised - landing(latents[i], recorded, sigma, sigma_next)
+            y = recorded + locality(i, difference) * (y - recorded)
         if on_step is not None:
             on_step(i, y)
     return y, x

@@ -8,8 +8,8 @@ from comfy_api.latest import io
 from comfy_execution.graph_utils import ExecutionBlocker
 from torch import Tensor
 
-from ..mirror_ops.ddim import euler
-from ..mirror_ops.proximal import EditMask, inversion_guidance, landing, reconstruction_guidance
+from ..mirror_ops.ddim import euler, landing
+from ..mirror_ops.proximal import EditMask, inversion_guidance, reconstruction_guidance
 from ..mirror_ops.trajectory import Mirror, cpu
 from .host import families
 from .host.conditioning import check_batch, text_of, with_pooled, with_text

@@ -5,8 +5,8 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..mirror_ops.direction import EditDirection, ramped
-from ..mirror_ops.locality import edited_region, probes
-from ..mirror_ops.sample import mirror_sample
+from ..mirror_ops.locality import edited_region, probes, walked_region
+from ..mirror_ops.sample import Locality, mirror_sample
 from ..mirror_ops.trajectory import Mirror, cpu
 from .host import families
 from .host.conditioning import Conditioning, check_batch, pooled_of, text_of, token_counts, with_pooled, with_text
@@ -113,10 +113,11 @@ class MirrorSample(io.ComfyNode):
         def algorithm(walk: Walk) -> tuple[Tensor, Tensor, Tensor]:
             source, edit, looks = _branches(walk, mirror, change.to(walk.device), amounts, cfgs)
             latents = mirror.latents.to(walk.device)
-            region = None if allowed is None else allowed.to(walk.device)
+            found = None
             if locality == AUTO:
-                found = edited_region(*looks, walk.sigmas, latents)
-                region = found if region is None else found * region
+                first = edited_region(*looks, walk.sigmas, latents)
+                found = walked_region(first, latents[-1], mirror.steps)
+            local = None if found is None and allowed is None else Local(latents[0], found, allowed)
             edited, kept = mirror_sample(
                 source,
                 edit,
@@ -124,10 +125,10 @@ class MirrorSample(io.ComfyNode):
                 latents,
                 exact=follow,
                 residual=residual,
-                locality=None if region is None else lambda i, edited, recorded: region,
+                locality=local,
                 on_step=lambda i, edited: walk.progress.reached(looked + (i + 1) * evaluations_a_step, walk.denoised),
             )
-            return edited, kept, torch.ones_like(latents[0, :, :1]) if region is None else region
+            return edited, kept, torch.ones_like(latents[0, :, :1]) if local is None else local.region
 
         evaluations = looked + mirror.steps * evaluations_a_step
         by_step = ("positive", "kept") if mirror.meta["side"] == "positive" else ("negative",)
@@ -136,6 +137,22 @@ class MirrorSample(io.ComfyNode):
         )
         edited, kept = ({"samples": model.model.process_latent_out(cpu(x))} for x in latents[:2])
         return io.NodeOutput(edited, kept, count.forwards / mirror.latents.shape[1], cpu(latents[2])[:, 0])
+
+
+class Local:
+    """Where the edit may act, as `mirror_sample` asks at every step: what is found there (None: all) and allowed.
+
+    `region` [B, 1, H, W] is the latest answer.
+    """
+
+    def __init__(self, x: Tensor, found: Locality | None, allowed: Tensor | None):
+        self.found = found
+        self.region = self.allowed = torch.ones_like(x[:, :1]) * (1.0 if allowed is None else allowed.to(x))
+
+    def __call__(self, i: int, difference: Tensor) -> Tensor:
+        if self.found is not None:
+            self.region = self.found(i, difference) * self.allowed
+        return self.region
 
 
 def _branches(walk: Walk, mirror: Mirror, change: Tensor, amounts: list[float], cfgs: list[float]) -> tuple:

@@ -1,7 +1,7 @@
 """The region that an edit acts on, found from predictions."""
 import torch
 
-from mirror_ops.locality import edited_region, otsu, probes, soft_region
+from mirror_ops.locality import FIRST_RAMP, LAST_RAMP, edited_region, otsu, probes, soft_region, walked_region
 
 
 def test_otsu_finds_the_valley_between_two_hills_for_each_row():
@@ -48,9 +48,9 @@ def test_the_region_is_found_whatever_its_strength():
 def test_a_lone_cell_is_noise_and_a_hole_is_closed():
     change = torch.ones(1, 1, 16, 16)
     change[..., 4:11, 4:11] = 10
-    clean = soft_region(change)
+    clean = soft_region(change, FIRST_RAMP)
     change[..., 7, 7], change[..., 1, 14] = 3, 5
-    region = soft_region(change)
+    region = soft_region(change, FIRST_RAMP)
     assert clean[..., 7, 7] == 1 and region[..., 7, 7] > 0.6 and region[..., 1, 14] < 0.1
 
 
@@ -58,7 +58,28 @@ def test_no_edit_gives_no_region():
     latents, sigmas = torch.randn(11, 1, 4, 8, 8), torch.linspace(10, 0, 11)
     source, _ = blot(1.0, 1.0)
     assert edited_region(source, source, sigmas, latents).max() == 0
-    assert soft_region(torch.ones(1, 1, 4, 4)).max() == 0
+    assert soft_region(torch.ones(1, 1, 4, 4), LAST_RAMP).max() == 0
+
+
+def test_once_the_edit_stands_the_region_is_what_it_changes_itself():
+    first = torch.zeros(2, 1, 16, 16)
+    first[..., 4:9, 6:12] = 1
+    truth = torch.zeros(1, 1, 16, 16)
+    truth[..., 4:9, 9:14] = 1       # joins on the right, leaves on the left
+    difference = (0.05 + truth) * (torch.rand(2, 4, 16, 16, generator=torch.Generator().manual_seed(0)) + 0.5)
+    region = walked_region(first, torch.ones(2, 4, 16, 16), steps=20)
+    assert torch.equal(region(13, difference), first)
+    assert (region(14, difference) - truth).abs().max() < 0.3
+    assert torch.equal(region(14, 100 * difference), region(14, difference)), "whatever its strength"
+
+
+def test_where_nothing_is_asked_for_nothing_is_changed_later_either():
+    first = torch.zeros(2, 1, 16, 16)
+    first[1, ..., 4:9, 6:12] = 1
+    drift = torch.zeros(2, 4, 16, 16)
+    drift[..., 2:5, 2:5] = 1
+    region = walked_region(first, torch.ones(2, 4, 16, 16), steps=20)(19, drift)
+    assert region[0].max() == 0 and region[1].max() == 1
 
 
 def test_probes_lie_in_the_walk():

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from harness.toys import karras, mixture, pictures
-from mirror_ops.ddim import euler
+from mirror_ops.ddim import euler, landing
 from mirror_ops.guidance import guided
 from mirror_ops.invert import invert
 from mirror_ops.proximal import (
@@ -10,7 +10,6 @@ from mirror_ops.proximal import (
     edit_mask,
     hard,
     inversion_guidance,
-    landing,
     proximal_guidance,
     quantile_threshold,
     reconstruction_guidance,
