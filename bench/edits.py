@@ -9,7 +9,8 @@ three for the first scene by itself. Read `floor` (no edit) and `ceiling` (the a
 the picture does not determine, such as the shape of new ears, can't be right.
 
 Methods stand at their published settings; rows that end in -tuned at the best of seven on training scenes (--tune).
-Writes table.txt, table.csv, a sheet of pictures for each task and plots beside the JSON, or to output/edits.
+Writes table.txt, table.csv, a sheet of pictures for each task, one with a scene of each, and plots beside the JSON, or
+to output/edits.
 """
 
 from __future__ import annotations

@@ -19,30 +19,44 @@ ENOUGH = .8                     # success below which a method counts as not hav
 
 
 def draw(out: Path, book: Book, rows: list[dict], average: list[dict], args, names: list[str]) -> None:
-    """Write sheet-TASK.png for every task, and plots of the means over tasks."""
+    """Write sheet-TASK.png for every task, overview.png with a scene of each, and plots of the means over tasks."""
+    held_out, firsts = args.scenes_of == "held-out", []
     for task in args.tasks:
-        path = out / f"sheet-{task.replace(' ', '-')}.png"
-        Image.fromarray(sheet(book, task, rows, args, names)).save(path)
+        cases = cases_of(TASKS[task], args.scenes, held_out)[:SHOWN]
+        firsts.append(cases[0])
+        titles = [" to ".join(case.change) if len(TASKS[task].changes) > 1 else str(case.seed) for case in cases]
+        save(out / f"sheet-{task.replace(' ', '-')}.png", sheet(book, cases, titles, names, of_task(rows, task)))
+    save(out / "overview.png", sheet(book, firsts, args.tasks, names, average))
     for name, plot in (("plot-locality", locality(average)), ("plot-cost", cost(average)),
                        ("plot-attributes", attributes(average))):
-        Image.fromarray(plot).save(out / f"{name}.png")
+        save(out / f"{name}.png", plot)
     print(f"sheets and plots: {out}")
 
 
-def sheet(book: Book, task: str, rows: list[dict], args, names: list[str]) -> np.ndarray:
-    """The picture, the exact answer, and each method's edit, a column a scene. Frames: green hit, red missed."""
-    cases = cases_of(TASKS[task], args.scenes, args.scenes_of == "held-out")[:SHOWN]
+def save(path: Path, picture: np.ndarray) -> None:
+    Image.fromarray(picture).save(path)
+
+
+def of_task(rows: list[dict], task: str) -> list[dict]:
+    return [row for row in rows if row["task"] == task]
+
+
+def sheet(book: Book, cases: list[Case], titles: list[str], names: list[str], rows: list[dict]) -> np.ndarray:
+    """The picture, the exact answer, and each method's edit, a column a case. Frames: green hit, red missed.
+
+    `rows` hold the figures beside the methods' names.
+    """
     drawn = [[as_bytes(picture) for picture in case.pictures()[:2]] for case in cases]
     pictures = [[before for before, _ in drawn], [answer for _, answer in drawn]]
     labels, marks = ["the picture", "exact answer"], [[None] * len(cases)] * 2
-    of = {row["method"]: row for row in rows if row["task"] == task}
-    hits = {(r["method"], r["seed"]): r["success"] for r in book.records.values() if r["task"] == task}
+    of = {row["method"]: row for row in rows}
+    hits = {(r["method"], r["task"], r["seed"]): r["success"] for r in book.records.values()}
     for name in names:
         row = of[name]
         pictures.append([load(book, name, case) for case in cases])
         labels.append(f"{name}\nin {row['inside_psnr']:.1f} dB\nout {row['outside_psnr']:.1f} dB")
-        marks.append([None if name in BOUNDS else HIT if hits[name, case.seed] else MISSED for case in cases])
-    titles = [" to ".join(case.change) if len(TASKS[task].changes) > 1 else str(case.seed) for case in cases]
+        marks.append([None if name in BOUNDS else HIT if hits[name, case.task.name, case.seed] else MISSED
+                      for case in cases])
     return draw_sheet(pictures, titles, labels, marks)
 
 

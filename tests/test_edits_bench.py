@@ -144,6 +144,6 @@ def test_a_stopped_run_goes_on_and_writes_what_was_asked_for(host, tmp_path, cap
     assert len(book.read_text().splitlines()) > 6 and "measured before" in capsys.readouterr().out
     for old, new in zip(first, again, strict=True):
         assert new["inside_psnr"] == pytest.approx(old["inside_psnr"], abs=1e-3)
-    for name in ("table.txt", "table.csv", "sheet-hat-added.png", "plot-cost.png", "plot-locality.png"):
+    for name in ("table.txt", "table.csv", "sheet-hat-added.png", "overview.png", "plot-cost.png", "plot-locality.png"):
         assert (tmp_path / name).stat().st_size > 200
     assert edits.main(["--methods", "magic"]) == 2
