@@ -32,9 +32,9 @@ def mirror_caption(g: Graph, w: Wires, cfg: float, strength: float = 1.0) -> Mad
     return sample(g, w, invert(g, w, PAPER), w.after, cfg, strength=strength)
 
 
-def shipped(g: Graph, w: Wires, paste: bool = True, **changes) -> Made:
+def shipped(g: Graph, w: Wires, paste: bool = True, rewriter: dict | None = None, **changes) -> Made:
     """The edit of the shipped graph `mirror_demo`, whatever it holds, on this scene; `changes` to its MirrorSample.
-    Without `paste` the original's pixels are not put back outside the region."""
+    Without `paste` the original's pixels are not put back outside the region. `rewriter`: another one."""
     graph, made = SHEETS["mirror_demo"]().graph, {}
     kinds = {key: entry["class_type"] for key, entry in graph.items()}
     given = {"MirrorDemoModel": {0: w.model, 1: w.clip, 2: w.vae},
@@ -51,6 +51,8 @@ def shipped(g: Graph, w: Wires, paste: bool = True, **changes) -> Made:
         if kinds[key] == "CLIPTextEncode" and (isinstance(inputs["text"], list) or not inputs["text"]):
             return captions[inputs["text"][1]] if inputs["text"] else w.empty
         if key not in made:
+            if kinds[key] == "PromptRewriteOptimizer" and rewriter is not None:
+                inputs = rewriter
             own = changes if kinds[key] == "MirrorSample" else {}
             made[key] = g.add(kinds[key], **{name: copy(wire) for name, wire in inputs.items()} | own)
             if w.steps != STEPS and "steps" in inputs:
@@ -72,8 +74,9 @@ METHODS = {
     "mirror-paper": Method(mirror_paper, {"cfg": 5.0}, STRENGTHS,
                            "prompt rewritten at cfg 1, + direction, cfg 5 against the rewritten prompt"),
     "mirror-caption": Method(mirror_caption, {"cfg": 5.0}, STRENGTHS, "the same with the difference of two captions"),
-    "ours": Method(shipped, {}, each((1.0, 2.0, 2.5, 3.0, 4.0, 5.0)), "the shipped graph mirror_demo as it is"),
+    "ours": Method(shipped, {}, each((1.0, 1.5, 2.5, 3.0, 4.0, 5.0)), "the shipped graph mirror_demo as it is"),
     "ours-decoded": Method(shipped, {"paste": False}, about="the same without the original's pixels put back"),
+    "ours-unwritten": Method(shipped, {"rewriter": NONE}, about="the same with the prompt as it is: no gradients"),
     "ours-everywhere": Method(shipped, {"locality": "everywhere", "paste": False},
                               about="free to change the whole picture"),
 }
