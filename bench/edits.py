@@ -40,7 +40,6 @@ TUNED = Path(__file__).with_name("edits_tuned.json")
 BEST = "-tuned"
 BATCH = 16
 UNKNOWN = {"forwards": None, "backwards": None, "seconds": None}
-GOOD = .9                       # success that a setting should reach before nearness counts
 
 
 def main(argv: list[str]) -> int:
@@ -206,5 +205,5 @@ def tune(args, book: Book) -> None:
 
 
 def worth(row: dict) -> tuple[float, float]:
-    """The rule by which a setting is best: success up to GOOD first, then the mean of inside and outside PSNR."""
-    return min(row["success"], GOOD), row["inside_psnr"] + row["outside_psnr"]
+    """The rule by which a setting is best: enough success first, then the mean of inside and outside PSNR."""
+    return min(row["success"], pictures.ENOUGH), row["inside_psnr"] + row["outside_psnr"]
