@@ -20,13 +20,13 @@ ENOUGH = .8                     # success below which a method counts as not hav
 
 def draw(out: Path, book: Book, rows: list[dict], average: list[dict], args, names: list[str]) -> None:
     """Write sheet-TASK.png for every task, overview.png with a scene of each, and plots of the means over tasks."""
-    held_out, firsts = args.scenes_of == "held-out", []
+    held_out, mixed = args.scenes_of == "held-out", []
     for task in args.tasks:
         cases = cases_of(TASKS[task], args.scenes, held_out)[:SHOWN]
-        firsts.append(cases[0])
+        mixed.append(cases[len(mixed) % len(cases)])
         titles = [" to ".join(case.change) if len(TASKS[task].changes) > 1 else str(case.seed) for case in cases]
         save(out / f"sheet-{task.replace(' ', '-')}.png", sheet(book, cases, titles, names, of_task(rows, task)))
-    save(out / "overview.png", sheet(book, firsts, args.tasks, names, average))
+    save(out / "overview.png", sheet(book, mixed, args.tasks, names, average))
     for name, plot in (("plot-locality", locality(average)), ("plot-cost", cost(average)),
                        ("plot-attributes", attributes(average))):
         save(out / f"{name}.png", plot)
