@@ -77,7 +77,7 @@ class MirrorSample(io.ComfyNode):
                 io.Float.Input(
                     "cfg_until", default=1.0, min=0.0, max=1.0, step=0.01, optional=True, advanced=True, tooltip=(
                         "Part of the walk that is guided at cfg; the rest goes unguided, at half the cost. What is "
-                        "there is decided early: 0.08, cfg 4 and strength 1.5 change more of it, and less beside it."
+                        "there is decided early: 0.3 and a higher cfg change more of it, and less beside it."
                     ),
                 ),
             ],

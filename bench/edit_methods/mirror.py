@@ -32,10 +32,10 @@ def mirror_caption(g: Graph, w: Wires, cfg: float, strength: float = 1.0) -> Mad
     return sample(g, w, invert(g, w, PAPER), w.after, cfg, strength=strength)
 
 
-def shipped(g: Graph, w: Wires, paste: bool = True, rewriter: dict | None = None, **changes) -> Made:
-    """The edit of the shipped graph `mirror_demo`, whatever it holds, on this scene; `changes` to its MirrorSample.
-    Without `paste` the original's pixels are not put back outside the region. `rewriter`: another one."""
-    graph, made = SHEETS["mirror_demo"]().graph, {}
+def shipped(g: Graph, w: Wires, paste: bool = True, **changes) -> Made:
+    """The edit of the shipped graph `mirror_demo`, whatever it holds, on this scene, with the `changes` of `altered`.
+    Without `paste` the original's pixels are not put back outside the region."""
+    graph, made = altered(SHEETS["mirror_demo"]().graph, **changes), {}
     kinds = {key: entry["class_type"] for key, entry in graph.items()}
     given = {"MirrorDemoModel": {0: w.model, 1: w.clip, 2: w.vae},
              "MirrorDemoScene": {0: w.image, 1: w.words_before, 4: w.words_after}}
@@ -51,10 +51,7 @@ def shipped(g: Graph, w: Wires, paste: bool = True, rewriter: dict | None = None
         if kinds[key] == "CLIPTextEncode" and (isinstance(inputs["text"], list) or not inputs["text"]):
             return captions[inputs["text"][1]] if inputs["text"] else w.empty
         if key not in made:
-            if kinds[key] == "PromptRewriteOptimizer" and rewriter is not None:
-                inputs = rewriter
-            own = changes if kinds[key] == "MirrorSample" else {}
-            made[key] = g.add(kinds[key], **{name: copy(wire) for name, wire in inputs.items()} | own)
+            made[key] = g.add(kinds[key], **{name: copy(wire) for name, wire in inputs.items()})
             if w.steps != STEPS and "steps" in inputs:
                 g[made[key].id]["inputs"]["steps"] = w.steps
         return made[key](slot)
@@ -64,6 +61,21 @@ def shipped(g: Graph, w: Wires, paste: bool = True, rewriter: dict | None = None
     picture = copy(pasted if paste else graph[pasted[0]]["inputs"]["source"])
     mirror = next((made[key](2) for key in made if kinds[key] == "RedescribedDDIMInvert"), None)
     return Made(None, mirror, picture)
+
+
+def altered(graph: dict, rewriter: dict | None = None, guidance: float | None = None, **changes) -> dict:
+    """The graph with another rewriter, cross-attention guidance of this amount, and `changes` to MirrorSample."""
+    for entry in list(graph.values()):
+        if entry["class_type"] == "PromptRewriteOptimizer" and rewriter is not None:
+            entry["inputs"] = rewriter
+        if entry["class_type"] == "MirrorSample":
+            inputs = entry["inputs"]
+            inputs.update(changes)
+            if guidance is not None:
+                own = {"model": inputs["model"], "mirror": inputs["mirror"], "amount": guidance}
+                graph["guidance"] = {"class_type": "MirrorCrossAttentionGuidance", "inputs": own}
+                inputs["model"] = ["guidance", 0]
+    return graph
 
 
 METHODS = {
@@ -77,6 +89,7 @@ METHODS = {
     "ours": Method(shipped, {}, each((1.0, 1.5, 2.5, 3.0, 4.0, 5.0)), "the shipped graph mirror_demo as it is"),
     "ours-decoded": Method(shipped, {"paste": False}, about="the same without the original's pixels put back"),
     "ours-unwritten": Method(shipped, {"rewriter": NONE}, about="the same with the prompt as it is: no gradients"),
+    "ours-guided": Method(shipped, {"guidance": .1}, about="the same under cross-attention guidance"),
     "ours-everywhere": Method(shipped, {"locality": "everywhere", "paste": False},
                               about="free to change the whole picture"),
 }

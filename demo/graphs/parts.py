@@ -42,7 +42,7 @@ def sample(model, mirror, positive, cfg: float) -> dict:
 
 def sample_locally(model, mirror, positive) -> dict:
     """MirrorSample's inputs as we ship them, tuned on validation scenes of all edits."""
-    return {**sample(model, mirror, positive, 4.0), "strength": 1.5, "cfg_until": 0.08, "locality": "auto"}
+    return {**sample(model, mirror, positive, 2.0), "strength": 1.3, "cfg_until": 0.3, "locality": "auto"}
 
 
 def stock(model, positive, negative, latent, cfg: float) -> dict:
