@@ -373,13 +373,17 @@ def test_an_empty_caption_works_throughout(run_graph):
     assert torch.isfinite(made).all() and distance(made, plain) > 1e-3
 
 
-def test_locality_looks_without_guidance(run_graph, watched):
-    """Where the edit acts is read off plain predictions; only the walk is guided."""
+def test_locality_looks_without_guidance(host, run_graph, watched, monkeypatch):
+    """Where the edit acts is first read off plain predictions; only the walk is guided."""
+    sample, found = host.pack_module("nodes.sample"), []
+    look = sample.edited_region
+    monkeypatch.setattr(sample, "edited_region", lambda *given: found.append(look(*given)) or found[-1])
     scene = Scene(steps=8)
     mirror = scene.invert(Scene.NONE)
-    regions = [edited(scene, mirror, model, locality="auto") for model in (scene.model, guided(scene, mirror)())]
-    run = run_graph(scene)
-    assert torch.equal(*(run.outputs[made.id][3] for made in regions)) and len(watched) == 8
+    for model in (scene.model, guided(scene, mirror)()):
+        edited(scene, mirror, model, locality="auto")
+    run_graph(scene)
+    assert len(found) == 2 and torch.equal(*found) and 0 < found[0].mean() < 1 and len(watched) == 8
 
 
 def test_an_interrupt_leaves_nothing_and_the_model_is_never_changed(run_graph):
