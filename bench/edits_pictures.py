@@ -25,7 +25,8 @@ def draw(out: Path, book: Book, rows: list[dict], average: list[dict], args, nam
         cases = cases_of(TASKS[task], args.scenes, held_out)[:SHOWN]
         mixed.append(cases[len(mixed) % len(cases)])
         titles = [" to ".join(case.change) if len(TASKS[task].changes) > 1 else str(case.seed) for case in cases]
-        save(out / f"sheet-{task.replace(' ', '-')}.png", sheet(book, cases, titles, names, of_task(rows, task)))
+        own = [row for row in rows if row["task"] == task]
+        save(out / f"sheet-{task.replace(' ', '-')}.png", sheet(book, cases, titles, names, own))
     save(out / "overview.png", sheet(book, mixed, args.tasks, names, average))
     for name, plot in (("plot-locality", locality(average)), ("plot-cost", cost(average)),
                        ("plot-attributes", attributes(average))):
@@ -35,10 +36,6 @@ def draw(out: Path, book: Book, rows: list[dict], average: list[dict], args, nam
 
 def save(path: Path, picture: np.ndarray) -> None:
     Image.fromarray(picture).save(path)
-
-
-def of_task(rows: list[dict], task: str) -> list[dict]:
-    return [row for row in rows if row["task"] == task]
 
 
 def sheet(book: Book, cases: list[Case], titles: list[str], names: list[str], rows: list[dict]) -> np.ndarray:

@@ -51,11 +51,6 @@ def rewriter(g: Graph, method: dict) -> list:
     return [g.add("PromptRewriteOptimizer", **method), 0]
 
 
-def everywhere(model, mirror, positive, cfg: float = CFG) -> dict:
-    """MirrorSample's inputs without our own locality: attention control decides what stays."""
-    return sample(model, mirror, positive, cfg)
-
-
 def prompt_to_prompt_edit() -> Sheet:
     """One word swapped with prompt-to-prompt and local blend, beside the same without."""
     g, groups = Graph(), {}
@@ -71,12 +66,12 @@ def prompt_to_prompt_edit() -> Sheet:
                     blend_words="fox")
     mask = g.add("MaskToImage", mask=[control, 1])
     picture(g, [mask, 0], "where the blend words look")
-    edit = g.add("MirrorSample", **everywhere([control, 0], [mirror, 2], after, cfg=2.0))
+    edit = g.add("MirrorSample", **sample([control, 0], [mirror, 2], after, 2.0))
     saved(g, [edit, 0], [world, 2], "edit")
     groups["The other caption, with the picture's attention"] = g.since(mark)
 
     mark = len(g.nodes)
-    plain = g.add("MirrorSample", "without control", **everywhere([world, 0], [mirror, 2], after, cfg=2.0))
+    plain = g.add("MirrorSample", "without control", **sample([world, 0], [mirror, 2], after, 2.0))
     saved(g, [plain, 0], [world, 2], "without")
     picture(g, [scene, 2], "the exact answer")
     groups["The same without control, and the exact answer"] = g.since(mark)
@@ -111,7 +106,7 @@ def texture_then_geometry() -> Sheet:
     mirror = g.add("RedescribedDDIMInvert", **invert([world, 0], before, [image, 0], cfg=CFG),
                    rewriter=rewriter(g, NEGATIVE_PROMPT))
     proximal = g.add("MirrorProximalGuidance", model=[world, 0], proximal_map="soft", **THRESHOLD)
-    texture = g.add("MirrorSample", **everywhere([proximal, 0], [mirror, 2], after))
+    texture = g.add("MirrorSample", **sample([proximal, 0], [mirror, 2], after, CFG))
     saved(g, [texture, 0], [world, 2], "texture")
     groups["Texture: another coat, by negative-prompt inversion and proximal guidance"] = g.since(0)
 
@@ -123,7 +118,7 @@ def texture_then_geometry() -> Sheet:
     control = g.add("MirrorMutualSelfAttention", model=[world, 0], mirror=[again, 2], positive="source",
                     negative="source", source_negative="the source prompt", **DECODER)
     guided = g.add("MirrorProximalGuidance", model=[control, 0], proximal_map="soft", **THRESHOLD)
-    edit = g.add("MirrorSample", **everywhere([guided, 0], [again, 2], [last, 0]), negative=[empty, 0])
+    edit = g.add("MirrorSample", **sample([guided, 0], [again, 2], [last, 0], CFG), negative=[empty, 0])
     saved(g, [edit, 0], [world, 2], "edit")
     picture(g, [both, 2], "the exact answer")
     groups["Geometry: another animal in the same coat, by ProxMasaCtrl"] = g.since(mark)
