@@ -32,55 +32,7 @@ class MirrorSample(io.ComfyNode):
                 "prompt itself unless one is connected, towards the edited prompt."
             ),
             search_aliases=["mirrordiffusion", "pix2pix-zero", "edit picture", "prompt edit", "direct inversion"],
-            inputs=[
-                io.Model.Input("model", tooltip="The model of the mirror. Patches on it (guidance nodes) apply."),
-                MirrorType.Input("mirror"),
-                io.Conditioning.Input(
-                    "positive",
-                    tooltip="The mirror's own prompt, to edit by a direction; or the caption of the edited picture.",
-                ),
-                io.Float.Input(
-                    "strength", default=1.0, min=-10.0, max=10.0, step=0.05,
-                    tooltip="How much of the edit: 0 reconstructs, 1 is the whole edit, negative is the opposite.",
-                ),
-                io.Float.Input(
-                    "cfg", default=1.5, min=0.0, max=30.0, step=0.1,
-                    tooltip="Guidance towards the edit. 1 to 2 keeps the picture; the papers' 5 to 7.5 overshoots.",
-                ),
-                DirectionType.Input("direction", optional=True, tooltip="From CLIPDomainDirection; adds to the edit."),
-                io.Conditioning.Input(
-                    "negative", optional=True,
-                    tooltip="Default: the kept prompt. A mirror made at a cfg other than 1 needs the one it had.",
-                ),
-                io.Mask.Input("mask", optional=True, tooltip="Where the edit may change the picture, softly."),
-                io.Combo.Input(
-                    "exact", options=list(EXACT), default="off", optional=True, advanced=True, tooltip=(
-                        "source: the reconstruction follows the recording exactly. source and edit: the edit is also "
-                        "given what the source branch missed at each step (Direct Inversion)."
-                    ),
-                ),
-                io.Combo.Input(
-                    "locality", options=[AUTO, EVERYWHERE], default=AUTO, optional=True, tooltip=(
-                        "auto: find where the edit acts from the model's own predictions, and keep the recording "
-                        "elsewhere. everywhere: let the edit change what it will."
-                    ),
-                ),
-                io.Float.Input(
-                    "ramp", default=0.0, min=-10.0, max=10.0, step=0.05, optional=True, advanced=True,
-                    tooltip="How much the strength has grown at the clean end. MirrorDiffusion: strength 0.65, ramp "
-                    "1.2, until 0.67.",
-                ),
-                io.Float.Input(
-                    "ramp_until", default=1.0, min=0.0, max=1.0, step=0.01, optional=True, advanced=True,
-                    tooltip="Part of the walk after which the strength falls back to where it began.",
-                ),
-                io.Float.Input(
-                    "cfg_until", default=1.0, min=0.0, max=1.0, step=0.01, optional=True, advanced=True, tooltip=(
-                        "Part of the walk that is guided at cfg; the rest goes unguided, at half the cost. What is "
-                        "there is decided early: 0.3 and a higher cfg change more of it, and less beside it."
-                    ),
-                ),
-            ],
+            inputs=[*_edit_inputs(), *_walk_inputs()],
             outputs=[
                 io.Latent.Output(display_name="edited"),
                 io.Latent.Output(display_name="reconstruction", tooltip="The same walk without the edit."),
@@ -137,6 +89,65 @@ class MirrorSample(io.ComfyNode):
         )
         edited, kept = ({"samples": model.model.process_latent_out(cpu(x))} for x in latents[:2])
         return io.NodeOutput(edited, kept, count.forwards / mirror.latents.shape[1], cpu(latents[2])[:, 0])
+
+
+def _edit_inputs() -> list:
+    """What is edited, and to what."""
+    return [
+        io.Model.Input("model", tooltip="The model of the mirror. Patches on it (guidance nodes) apply."),
+        MirrorType.Input("mirror"),
+        io.Conditioning.Input(
+            "positive",
+            tooltip="The mirror's own prompt, to edit by a direction; or the caption of the edited picture.",
+        ),
+        io.Float.Input(
+            "strength", default=1.0, min=-10.0, max=10.0, step=0.05,
+            tooltip="How much of the edit: 0 reconstructs, 1 is the whole edit, negative is the opposite.",
+        ),
+        io.Float.Input(
+            "cfg", default=1.5, min=0.0, max=30.0, step=0.1,
+            tooltip="Guidance towards the edit. 1 to 2 keeps the picture; the papers' 5 to 7.5 overshoots.",
+        ),
+        DirectionType.Input("direction", optional=True, tooltip="From CLIPDomainDirection; adds to the edit."),
+        io.Conditioning.Input(
+            "negative", optional=True,
+            tooltip="Default: the kept prompt. A mirror made at a cfg other than 1 needs the one it had.",
+        ),
+        io.Mask.Input("mask", optional=True, tooltip="Where the edit may change the picture, softly."),
+    ]
+
+
+def _walk_inputs() -> list:
+    """How the edit is walked."""
+    return [
+        io.Combo.Input(
+            "exact", options=list(EXACT), default="off", optional=True, advanced=True, tooltip=(
+                "source: the reconstruction follows the recording exactly. source and edit: the edit is also "
+                "given what the source branch missed at each step (Direct Inversion)."
+            ),
+        ),
+        io.Combo.Input(
+            "locality", options=[AUTO, EVERYWHERE], default=AUTO, optional=True, tooltip=(
+                "auto: find where the edit acts from the model's own predictions, and keep the recording "
+                "elsewhere. everywhere: let the edit change what it will."
+            ),
+        ),
+        io.Float.Input(
+            "ramp", default=0.0, min=-10.0, max=10.0, step=0.05, optional=True, advanced=True,
+            tooltip="How much the strength has grown at the clean end. MirrorDiffusion: strength 0.65, ramp "
+            "1.2, until 0.67.",
+        ),
+        io.Float.Input(
+            "ramp_until", default=1.0, min=0.0, max=1.0, step=0.01, optional=True, advanced=True,
+            tooltip="Part of the walk after which the strength falls back to where it began.",
+        ),
+        io.Float.Input(
+            "cfg_until", default=1.0, min=0.0, max=1.0, step=0.01, optional=True, advanced=True, tooltip=(
+                "Part of the walk that is guided at cfg; the rest goes unguided, at half the cost. What is "
+                "there is decided early: 0.3 and a higher cfg change more of it, and less beside it."
+            ),
+        ),
+    ]
 
 
 class Local:
