@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mirror_ops.metrics import psnr
+from mirror_ops.measure.metrics import psnr
 
 from .table import show, write
 from .world import grid, save, world

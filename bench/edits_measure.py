@@ -15,9 +15,9 @@ from torch import Tensor
 from harness.boot import Host
 from harness.environment import ROOT
 from harness.tiny import Graph, node
-from mirror_ops.metrics import relative_displacement
-from mirror_ops.perceptual import structure_distance
-from mirror_ops.regions import psnr_within, ssim_within
+from mirror_ops.measure.metrics import relative_displacement
+from mirror_ops.measure.perceptual import structure_distance
+from mirror_ops.measure.within import psnr_within, ssim_within
 
 from .edit_methods import STEPS, Made, Method, Wires
 from .edits_tasks import Case
@@ -79,7 +79,7 @@ class Stage:
     def _directions(self, cases: list):
         """MIRROR_DIRECTION that holds one for each picture, from the pack's own node; made once, so that no method's
         seconds hold it."""
-        execute = self.host.pack_module("nodes.direction").CLIPDomainDirection.execute
+        execute = self.host.pack_module("nodes.edit.direction").CLIPDomainDirection.execute
         for case in cases:
             if case.sentences not in self.directions:
                 self.directions[case.sentences] = execute(self.clip, *case.sentences, "as given").args[0]

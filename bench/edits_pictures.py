@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from mirror_ops.sheet import draw_sheet
+from mirror_ops.measure.image_grid import draw_sheet
 
 from .edits_measure import Book
 from .edits_tasks import SHOWN, TASKS, Case, cases_of

@@ -21,9 +21,9 @@ import torch
 from torch import Tensor
 from torchvision.transforms.functional import normalize, resize
 
-from mirror_ops.metrics import ssim
-from mirror_ops.perceptual import clip_score, directional_similarity, prefers_target, structure_distance
-from mirror_ops.regions import psnr_blackened, psnr_within
+from mirror_ops.measure.metrics import ssim
+from mirror_ops.measure.perceptual import clip_score, directional_similarity, prefers_target, structure_distance
+from mirror_ops.measure.within import psnr_blackened, psnr_within
 
 DINO, CLIP, SQUEEZE = "dino-vitb8", "clip-vit-large-patch14", "hub/checkpoints/squeezenet1_1-b8a52dc0.pth"
 IMAGENET = ([.485, .456, .406], [.229, .224, .225])

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from mirror_ops.curve import COLOURS, GRID, INK, PAPER
+from mirror_ops.measure.curve import COLOURS, GRID, INK, PAPER
 
 SIZE = (900, 600)
 LEFT, RIGHT, TOP, BOTTOM = 80, 24, 46, 62

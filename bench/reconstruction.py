@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from mirror_ops.metrics import psnr, relative_displacement
+from mirror_ops.measure.metrics import psnr, relative_displacement
 
 from .reconstruction_methods import METHODS, SCHEDULER, Batch, Walk, batch_of, rewriters
 from .table import show

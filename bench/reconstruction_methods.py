@@ -58,7 +58,7 @@ def defaults(inputs: list) -> dict:
 @cache
 def rewriters() -> dict:
     """PromptRewriteOptimizer's methods."""
-    return world().host.pack_module("nodes.rewriter").METHODS
+    return world().host.pack_module("nodes.mirror.rewriter").METHODS
 
 
 def inverted(walk: Walk, rewriter: str, settings: dict | None = None, **inputs) -> tuple:
@@ -90,7 +90,7 @@ def recorded(walk: Walk):
 
 def exact(walk: Walk, method: str):
     """MirrorExactInvert, and its sampler in the stock SamplerCustom."""
-    inputs, _ = world().host.pack_module("nodes.exact").METHODS[method]
+    inputs, _ = world().host.pack_module("nodes.mirror.exact").METHODS[method]
     prompts = {"positive": walk.batch.positive, "negative": walk.batch.negative, "cfg": walk.cfg}
     noise, sampler, sigmas = call(
         "MirrorExactInvert", model=walk.model, latent=walk.batch.latent, steps=walk.steps, scheduler=SCHEDULER,
@@ -102,14 +102,14 @@ def exact(walk: Walk, method: str):
 
 def exact_float64(walk: Walk, method: str):
     """Both directions of MirrorExactInvert with the network in float64; a sampler's result on a wire is float32."""
-    nodes = world().host.pack_module("nodes.exact")
+    nodes = world().host.pack_module("nodes.mirror.exact")
     inputs, make = nodes.METHODS[method]
     chosen, model = make(defaults(inputs())), walk.model.clone()
     model.set_model_compute_dtype(torch.float64)
     sigmas = nodes.families.noise_levels(model, SCHEDULER, walk.steps)
 
     def both_ways(inside):
-        predict, on = nodes.predictor(inside, walk.cfg), nodes.ground(inside, model, sigmas)
+        predict, on = nodes.denoiser_of(inside, walk.cfg), nodes.solver_context(inside, model, sigmas)
         picture = inside.latent_in(walk.batch.latent["samples"]).cpu().double()
         state = chosen.encode(predict, picture, on)
         return chosen.decode(predict, state, on, lambda i, x: None), picture

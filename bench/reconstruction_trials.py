@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from mirror_ops.metrics import relative_displacement
-from mirror_ops.redescribe import Rewritten, redescribe
-from mirror_ops.rewriters import Adam, FixedPoint, Keep, NegativePrompt, adam_update, loss_gradient, null_text
+from mirror_ops.measure.metrics import relative_displacement
+from mirror_ops.rewriting.redescribe import Rewritten, redescribe
+from mirror_ops.rewriting.rewriters import Adam, FixedPoint, Keep, NegativePrompt, adam_update, loss_gradient, null_text
 
 from .reconstruction_methods import SCHEDULER, Batch, batch_of
 from .table import show, write
@@ -178,7 +178,7 @@ TRIALS: dict[str, tuple[Keep, dict]] = {
 def attempt(name: str, batch: Batch, cfg: float, steps: int) -> dict:
     """One row: mean displacement of the picture's latent and passes a picture."""
     rewriter, how = TRIALS[name]
-    rewriter, pack = rewriter.at(cfg), world().host.pack_module("nodes.invert")
+    rewriter, pack = rewriter.at(cfg), world().host.pack_module("nodes.mirror.invert")
     model = world().model.clone()
     if "dtype" in how:
         model.set_model_compute_dtype(how["dtype"])

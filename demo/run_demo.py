@@ -15,7 +15,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from harness.server import Server
-from mirror_ops.metrics import psnr
+from mirror_ops.measure.metrics import psnr
 
 from . import classifier
 from .scene import ATTRIBUTES, describe, scene

@@ -163,8 +163,8 @@ class Host:
         self.pack_folder, self.pack_nodes = folder, found
 
     def pack_module(self, name: str):
-        """A module of the pack as the host loaded it, e.g. "mirror_ops.trajectory". Its classes are those nodes use;
-        a plain `import mirror_ops` in a test is another copy of the same code."""
+        """A module of the pack as the host loaded it, e.g. "mirror_ops.walks.trajectory". Its classes are those that
+        nodes use; a plain `import mirror_ops` in a test is another copy of the same code."""
         return importlib.import_module(str(self.pack_folder).replace(".", "_x_") + "." + name)
 
     def object_info(self) -> dict[str, dict]:

@@ -9,8 +9,15 @@ Everything is written on one callable, `denoise(x, sigma, cond) -> denoised`, an
     sigmas    [T+1] noise levels in sampling order, sigma_0 > ... > sigma_T >= 0
     latents   [T+1, B, C, H, W] a trajectory in the same order: latents[0] is the noisiest, latents[T] the picture
 
-Where things are: `schedules` the grids, `ddim` one move, `guidance` classifier-free guidance, `invert` picture to
-noise, `redescribe` the way back with a rewritten prompt, `rewriters` the methods that rewrite it, `sample` the edit,
-`direction` what to change, `trajectory` the result as a value. A new rewriter is one class in `rewriters`; a new way
-to invert is one function that returns latents.
+Where things are, a folder for each idea:
+
+    walks        the grids, one DDIM move, sampling, and the mirror as a value
+    inversion    picture to noise: DDIM inversion, refinements, inversions exact by construction
+    rewriting    the way back with a prompt rewritten at every step, and the methods that rewrite it
+    directions   what to change
+    guidance     on predictions: classifier-free, proximal, towards the recording
+    attention    prompt-to-prompt, mutual self-attention, cross-attention guidance
+    stochastic   a picture as the noises of a stochastic sampler
+    regions      where an edit acts
+    measure      how good a mirror or an edit is
 """

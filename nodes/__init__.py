@@ -1,78 +1,39 @@
-"""The nodes: schema, a few lines of wiring, return. One file for each family; a new node is listed in NODES."""
+"""The nodes: schema, a few lines of wiring, return. One family a file; a folder here is a sub-category of the menu.
+
+A new node needs no list: every io.ComfyNode that is defined in a file of these folders is found. `host` holds no nodes:
+it is the only place that reaches into ComfyUI's internals.
+"""
+
+import importlib
+import inspect
+import pkgutil
 
 from comfy_api.latest import ComfyExtension, io
 
-from .attention_maps import MirrorAttentionMaps
-from .caption import MirrorCaption, MirrorSentences
-from .compare import MirrorCompare
-from .cross_attention_guidance import MirrorCrossAttentionGuidance
-from .cycle import CycleDiffusionEncode
-from .cycle_edit import CycleDiffusionEdit
-from .cycle_rank import CycleDiffusionRank
-from .cycle_replay import CycleDiffusionLoad, CycleDiffusionReplay, CycleDiffusionSave
-from .demo import MirrorDemoModel, MirrorDemoScene
-from .demo_lora import MirrorDemoLora
-from .direction import CLIPDomainDirection, MirrorApplyDirection
-from .energies import MirrorDemoEnergy, MirrorPictureEnergy, MirrorTextEnergy
-from .exact import MirrorExactInvert
-from .files import MirrorLoadDirection, MirrorLoadTrajectory, MirrorSaveDirection, MirrorSaveTrajectory
-from .from_seed import MirrorFromSeed
-from .inversion_guidance import MirrorInversionGuidance, MirrorReconstructionGuidance
-from .invert import RedescribedDDIMInvert
-from .latent_guidance import MirrorLatentGuidance
-from .metrics import MirrorMetrics
-from .mutual_self_attention import MirrorMutualSelfAttention
-from .prompt_to_prompt import MirrorPromptToPrompt
-from .proximal import MirrorProximalGuidance
-from .report import MirrorReport
-from .rewriter import PromptRewriteOptimizer
-from .sample import MirrorSample
+FOLDERS = ("edit", "mirror", "guidance", "attention", "cycle", "measure", "files", "demo")  # in the docs' order
 
-NODES: list[type[io.ComfyNode]] = [
-    RedescribedDDIMInvert,
-    MirrorFromSeed,
-    PromptRewriteOptimizer,
-    CLIPDomainDirection,
-    MirrorApplyDirection,
-    MirrorSentences,
-    MirrorCaption,
-    MirrorSample,
-    MirrorCrossAttentionGuidance,
-    MirrorPromptToPrompt,
-    MirrorMutualSelfAttention,
-    MirrorProximalGuidance,
-    MirrorInversionGuidance,
-    MirrorReconstructionGuidance,
-    MirrorExactInvert,
-    CycleDiffusionEncode,
-    CycleDiffusionEdit,
-    CycleDiffusionRank,
-    CycleDiffusionReplay,
-    CycleDiffusionSave,
-    CycleDiffusionLoad,
-    MirrorLatentGuidance,
-    MirrorTextEnergy,
-    MirrorPictureEnergy,
-    MirrorDemoEnergy,
-    MirrorReport,
-    MirrorMetrics,
-    MirrorCompare,
-    MirrorAttentionMaps,
-    MirrorSaveDirection,
-    MirrorLoadDirection,
-    MirrorSaveTrajectory,
-    MirrorLoadTrajectory,
-    MirrorDemoModel,
-    MirrorDemoScene,
-    MirrorDemoLora,
-]
+
+def found() -> list[type[io.ComfyNode]]:
+    """All nodes, folder by folder and file by file, in the order in which the files define them."""
+    return [kind for folder in FOLDERS for module in _modules(folder) for kind in _defined(module)]
+
+
+def _modules(folder: str):
+    package = importlib.import_module(f"{__name__}.{folder}")
+    for module in sorted(pkgutil.iter_modules(package.__path__), key=lambda info: info.name):
+        yield importlib.import_module(f"{package.__name__}.{module.name}")
+
+
+def _defined(module) -> list[type[io.ComfyNode]]:
+    kinds = [kind for kind in vars(module).values() if inspect.isclass(kind) and issubclass(kind, io.ComfyNode)]
+    return [kind for kind in kinds if kind.__module__ == module.__name__]
 
 
 class MirrorExtension(ComfyExtension):
     """What ComfyUI asks for the pack's nodes."""
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return NODES
+        return found()
 
 
 async def comfy_entrypoint() -> MirrorExtension:

@@ -1,9 +1,14 @@
-"""The pack's own three wire types, and the category that its nodes stand in."""
+"""The pack's own three wire types, and the editor's menu."""
 
 from comfy_api.latest import io
 
-CATEGORY = "mirror"
+MENU = "mirror"
 
 MirrorType = io.Custom("MIRROR")
 DirectionType = io.Custom("MIRROR_DIRECTION")
 RewriterType = io.Custom("MIRROR_REWRITER")
+
+
+def category(module: str) -> str:
+    """The menu's entry of a node's module (its __name__): the folder that it lies in, as in mirror/edit."""
+    return f"{MENU}/{module.split('.')[-2]}"

@@ -1,7 +1,7 @@
 """The region that an edit acts on, found from predictions."""
 import torch
 
-from mirror_ops.locality import FIRST_RAMP, LAST_RAMP, edited_region, otsu, probes, soft_region, walked_region
+from mirror_ops.regions.edit_mask import FIRST_RAMP, LAST_RAMP, edited_region, otsu, probes, soft_region, walked_region
 
 
 def test_otsu_finds_the_valley_between_two_hills_for_each_row():

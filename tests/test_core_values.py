@@ -5,10 +5,11 @@ import math
 import pytest
 import torch
 
-from mirror_ops import direction as directions
-from mirror_ops.curve import draw_curves
-from mirror_ops.metrics import psnr, relative_displacement, ssim
-from mirror_ops.schedules import (
+from mirror_ops.directions import direction as directions
+from mirror_ops.directions.sentences import QUALITIES, THINGS, fill
+from mirror_ops.measure.curve import draw_curves
+from mirror_ops.measure.metrics import psnr, relative_displacement, ssim
+from mirror_ops.walks.schedules import (
     alpha_bar_of,
     check_grid,
     current_labels,
@@ -19,8 +20,7 @@ from mirror_ops.schedules import (
     target_labels,
     windows,
 )
-from mirror_ops.sentences import QUALITIES, THINGS, fill
-from mirror_ops.trajectory import Mirror, load_mirror, save_mirror
+from mirror_ops.walks.trajectory import Mirror, load_mirror, save_mirror
 
 
 def test_the_papers_grid_and_table():
@@ -198,7 +198,7 @@ def test_mirrors_that_do_not_fit_are_refused(tmp_path):
 
 
 def test_files_of_a_later_version_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("mirror_ops.trajectory.VERSION", 2)
+    monkeypatch.setattr("mirror_ops.walks.trajectory.VERSION", 2)
     save_mirror(mirror(), tmp_path / "m.safetensors")
     monkeypatch.undo()
     with pytest.raises(ValueError, match="version 2.*reads up to 1"):

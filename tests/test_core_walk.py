@@ -5,13 +5,13 @@ import math
 import pytest
 import torch
 
-from mirror_ops import guidance
-from mirror_ops.ddim import euler, unscaled, variance_preserving
-from mirror_ops.invert import invert
-from mirror_ops.redescribe import redescribe
-from mirror_ops.rewriters import Adam, Keep, NegativePrompt, null_text
-from mirror_ops.sample import mirror_sample, sample
-from mirror_ops.schedules import current_labels, paper_grid, paper_timesteps, scaled_linear_sigmas
+from mirror_ops.guidance import classifier_free as guidance
+from mirror_ops.inversion.invert import invert
+from mirror_ops.rewriting.redescribe import redescribe
+from mirror_ops.rewriting.rewriters import Adam, Keep, NegativePrompt, null_text
+from mirror_ops.walks.ddim import euler, unscaled, variance_preserving
+from mirror_ops.walks.sample import mirror_sample, sample
+from mirror_ops.walks.schedules import current_labels, paper_grid, paper_timesteps, scaled_linear_sigmas
 
 TOKENS, WIDTH = 4, 32
 TABLE = scaled_linear_sigmas()

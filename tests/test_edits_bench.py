@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from mirror_ops.metrics import psnr
+from mirror_ops.measure.metrics import psnr
 
 STEPS = 3
 

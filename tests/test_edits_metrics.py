@@ -5,10 +5,10 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
-from mirror_ops.metrics import psnr, ssim
-from mirror_ops.perceptual import clip_score, directional_similarity, prefers_target, structure_distance
-from mirror_ops.regions import psnr_blackened, psnr_within, ssim_within
-from mirror_ops.sheet import difference_heat, draw_sheet, outlined
+from mirror_ops.measure.image_grid import difference_heat, draw_sheet, outlined
+from mirror_ops.measure.metrics import psnr, ssim
+from mirror_ops.measure.perceptual import clip_score, directional_similarity, prefers_target, structure_distance
+from mirror_ops.measure.within import psnr_blackened, psnr_within, ssim_within
 
 
 @pytest.fixture

@@ -59,7 +59,7 @@ def test_the_energy_falls_below_that_of_an_unled_walk(run_graph, eta):
 
 def test_the_gradient_is_that_of_the_hosts_own_picture(host, run_graph):
     """The differentiable way to the embedding against the host's: VAE.decode and encode_image, which rounds pixels."""
-    sight = host.pack_module("nodes.host.sight")
+    differentiable_clip = host.pack_module("nodes.host.differentiable_clip")
     with torch.inference_mode():
         vae, seen = tiny.vae(), eye()
     z = pictures(2, height=8, width=12)["samples"]
@@ -67,16 +67,16 @@ def test_the_gradient_is_that_of_the_hosts_own_picture(host, run_graph):
         theirs = vae.decode(z)
         embeds = seen.encode_image(theirs)["image_embeds"]
     with torch.inference_mode(False), torch.enable_grad():
-        sight.load([vae.patcher, seen.patcher])
+        differentiable_clip.load([vae.patcher, seen.patcher])
         leaf = z.clone().requires_grad_()
-        ours = sight.picture_decoder(vae)(leaf)
+        ours = differentiable_clip.picture_decoder(vae)(leaf)
         assert torch.allclose(ours.movedim(1, -1), theirs.clone(), atol=1e-5)
-        embed = sight.embedder(seen)
+        embed = differentiable_clip.embedder(seen)
         assert torch.cosine_similarity(embed(ours), embeds.clone()).min() > 0.9999
-        (slope,) = torch.autograd.grad(embed(sight.picture_decoder(vae)(leaf))[:, 0].sum(), leaf)
+        (slope,) = torch.autograd.grad(embed(differentiable_clip.picture_decoder(vae)(leaf))[:, 0].sum(), leaf)
     along = slope / slope.norm()
     with torch.inference_mode(False), torch.no_grad():
-        ends = [embed(sight.picture_decoder(vae)(z + s * 1e-2 * along))[:, 0].sum() for s in (1, -1)]
+        ends = [embed(differentiable_clip.picture_decoder(vae)(z + s * 1e-2 * along))[:, 0].sum() for s in (1, -1)]
     assert float((ends[0] - ends[1]) / 2e-2) == pytest.approx(float(slope.norm()), rel=2e-2)
 
 

@@ -11,14 +11,14 @@ import pytest
 import torch
 
 from harness.tiny import Scene, node, pictures
-from mirror_ops.invert import invert
-from mirror_ops.proximal import EditMask, Threshold, soft
-from mirror_ops.redescribe import redescribe
-from mirror_ops.rewriters import NegativePrompt
-from mirror_ops.sample import mirror_sample
-from mirror_ops.schedules import paper_grid, paper_timesteps, scaled_linear_sigmas
-from mirror_ops.slerp import slerp
-from mirror_ops.trajectory import Mirror
+from mirror_ops.guidance.proximal import EditMask, Threshold, soft
+from mirror_ops.inversion.invert import invert
+from mirror_ops.rewriting.redescribe import redescribe
+from mirror_ops.rewriting.rewriters import NegativePrompt
+from mirror_ops.walks.sample import mirror_sample
+from mirror_ops.walks.schedules import paper_grid, paper_timesteps, scaled_linear_sigmas
+from mirror_ops.walks.slerp import slerp
+from mirror_ops.walks.trajectory import Mirror
 
 TABLE = scaled_linear_sigmas()
 ALPHA_BAR = 1 / (1 + TABLE**2)
@@ -119,7 +119,7 @@ def mirror():
 
 def patches_of(host, mirror, prox, published, pull=None, rate=0.0):
     """The nodes' own post-cfg functions with the settings of `straight_edit`."""
-    proximal, guidance = host.pack_module("nodes.proximal"), host.pack_module("nodes.inversion_guidance")
+    proximal, guidance = (host.pack_module(f"nodes.guidance.{name}") for name in ("proximal", "inversion_guidance"))
     threshold = Threshold(QUANTILE, whole_batch=published)
     patches = [proximal.Proximal(soft, threshold, proximal.Window(1000, 0, False))] if prox else []
     if pull:

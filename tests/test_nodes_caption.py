@@ -45,9 +45,9 @@ def blip(tmp_path_factory):
     text = {"vocab_size": len(vocabulary), "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1,
             "num_attention_heads": 2, "encoder_hidden_size": 16, "bos_token_id": 5, "eos_token_id": 3,
             "sep_token_id": 3, "pad_token_id": 0}
-    sight = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
+    differentiable_clip = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
              "image_size": 16, "patch_size": 8}
-    config = BlipConfig(text_config=text, vision_config=sight, projection_dim=16)
+    config = BlipConfig(text_config=text, vision_config=differentiable_clip, projection_dim=16)
     network = BlipForConditionalGeneration(config)
     for weight in network.parameters():
         weight.data.add_(0.5 * torch.randn_like(weight))
@@ -160,7 +160,7 @@ def test_the_pack_does_not_import_the_library(host):
     """The host itself does, so this looks at the sources' own import lines."""
     import ast
     from pathlib import Path
-    for name in ("nodes.caption", "nodes.host.local_models"):
+    for name in ("nodes.edit.caption", "nodes.host.local_models"):
         tree = ast.parse(Path(host.pack_module(name).__file__).read_text())
         names = [alias.name for part in tree.body if isinstance(part, ast.Import) for alias in part.names]
         assert "transformers" not in names + [part.module for part in tree.body if isinstance(part, ast.ImportFrom)]

@@ -5,7 +5,7 @@ import torch
 
 from harness import tiny
 from harness.tiny import Scene, node
-from mirror_ops.metrics import relative_displacement
+from mirror_ops.measure.metrics import relative_displacement
 
 
 def samples(run, output, slot=0):
@@ -113,7 +113,7 @@ def test_controlnets(run_graph):
 
 
 def test_a_direction_moves_every_part_of_a_rewritten_prompt_and_ramps(host):
-    directions, applied = host.pack_module("mirror_ops.direction"), host.pack_module("nodes.direction")
+    directions, applied = host.pack_module("mirror_ops.directions.direction"), host.pack_module("nodes.edit.direction")
     direction = directions.EditDirection(torch.ones(1, 7, 4), torch.full((1, 4), 2.0))
     text, pooled = torch.zeros(1, 14, 4), torch.zeros(1, 4)
     windows = [[text, {"pooled_output": pooled, "start_percent": a, "end_percent": b}] for a, b in ((0, 0.5), (0.5, 1))]

@@ -6,7 +6,7 @@ import torch
 from harness.results import GraphFailed
 from harness.straight_line_guidance import CODE, PAPER, Network, loss_of, straight_line
 from harness.tiny import Scene, controlnet, flow, give, node, pictures, sdxl, unet
-from mirror_ops.cross_attention_guidance import cycle_weights, loss_scale, map_loss
+from mirror_ops.attention.cross_attention_guidance import cycle_weights, loss_scale, map_loss
 
 AMOUNT, CFG = 2.0, 3.0
 EDIT = "a photo of a dog sitting on a car"
@@ -88,11 +88,11 @@ def test_the_scale_of_the_backward_pass_is_a_power_of_two():
 @pytest.fixture
 def watched(host, monkeypatch):
     """[(x, sigma, side, gradient, whether in inference mode)] of every gradient that guidance takes."""
-    guidance = host.pack_module("nodes.cross_attention_guidance").Guidance
+    guidance = host.pack_module("nodes.attention.cross_attention_guidance").Guidance
     found, take = [], guidance._gradient
 
-    def gradient(self, beside, x, side, prompts, sigma, model_options):
-        g = take(self, beside, x, side, prompts, sigma, model_options)
+    def gradient(self, reference, x, side, prompts, sigma, model_options):
+        g = take(self, reference, x, side, prompts, sigma, model_options)
         found.append((x, sigma, side, g, torch.is_inference_mode_enabled()))
         return g
 
@@ -301,7 +301,7 @@ def test_an_empty_caption_works_throughout(run_graph):
 
 def test_locality_looks_without_guidance(host, run_graph, watched, monkeypatch):
     """Where the edit acts is first read off plain predictions; only the walk is guided."""
-    sample, found = host.pack_module("nodes.sample"), []
+    sample, found = host.pack_module("nodes.edit.sample"), []
     look = sample.edited_region
     monkeypatch.setattr(sample, "edited_region", lambda *given: found.append(look(*given)) or found[-1])
     scene = Scene(steps=8)

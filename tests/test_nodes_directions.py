@@ -10,7 +10,7 @@ import torch
 from harness import tiny
 from harness.results import GraphFailed
 from harness.tiny import Scene, give, node
-from mirror_ops.direction import EditDirection, agreement, direction_report, load_pt_pair, mean_difference
+from mirror_ops.directions.direction import EditDirection, agreement, direction_report, load_pt_pair, mean_difference
 
 CATS, DOGS = "a red cat\na photo of a cat\nthis is a cat", "a red dog\na photo of a dog\nthis is a dog"
 

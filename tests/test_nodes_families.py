@@ -6,7 +6,7 @@ import torch
 from harness import tiny
 from harness.results import GraphFailed
 from harness.tiny import Scene
-from mirror_ops.metrics import relative_displacement
+from mirror_ops.measure.metrics import relative_displacement
 
 # Playing back needs a stock sampler that can be given noise as a latent, which flow at sigma 1 can't.
 FAMILIES = {

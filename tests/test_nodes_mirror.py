@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from harness.tiny import Scene, give, node, pictures
-from mirror_ops.metrics import relative_displacement
+from mirror_ops.measure.metrics import relative_displacement
 
 AWAY = 1e-2  # a difference that counts, in deviations of the latent
 

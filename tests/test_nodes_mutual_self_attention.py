@@ -10,7 +10,7 @@ from harness import straight_line, tiny
 from harness.results import GraphFailed
 from harness.straight_line import CROSS
 from harness.tiny import Scene, pictures, sdxl, unet
-from mirror_ops.mutual_self_attention import masked_mutual, mutual
+from mirror_ops.attention.mutual_self_attention import masked_mutual, mutual
 
 SOURCE, TARGET = "a photo of a cat sitting on a car", "a photo of a dog sitting on a car"
 CAT, STEPS, FIRST, LAYER = 5, 4, 1, 3
@@ -80,10 +80,10 @@ def close(a, b):
 def test_the_whole_walk_is_masactrl(run_graph, positive, negative):
     scene = Edit(positive=positive, negative=negative)
     made, plain = scene.stock(), scene.stock(scene.model)
-    beside = scene.sample(scene.mirror, model=scene.control(), positive=scene.target, cfg=3.0, negative=scene.empty)
+    reference = scene.sample(scene.mirror, model=scene.control(), positive=scene.target, cfg=3.0, negative=scene.empty)
     run = run_graph(scene)
     expected = reference(scene, run, mutual_control(positive, negative))
-    assert close(edited(run, made), expected) and close(edited(run, beside), expected)
+    assert close(edited(run, made), expected) and close(edited(run, reference), expected)
     assert (edited(run, plain) - expected).abs().max() > 3e-3
     wrong = reference(scene, run, mutual_control(positive, "source" if negative != "source" else "none"))
     assert (wrong - expected).abs().max() > 1e-3, "the negative's mode matters"

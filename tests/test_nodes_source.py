@@ -16,13 +16,13 @@ def patched(host):
 
     def make(seen, sides=(0,), conditioning=None):
         def attend(q, k, v, extra, onward):
-            beside = source.besides(extra)
-            if beside.recording:
-                beside.keep("test", extra, lambda rows: q[rows].clone())
+            reference = source.get_reference(extra)
+            if reference.recording:
+                reference.keep("test", extra, lambda rows: q[rows].clone())
             elif not source.is_source(extra):
-                for side, rows in beside.rows(extra, len(q)):
-                    kept = beside.recall("test", extra, side)
-                    seen.append((beside.step, side, source.layer_of(extra), kept, len(q[rows])))
+                for side, rows in reference.rows(extra, len(q)):
+                    kept = reference.read("test", extra, side)
+                    seen.append((reference.step, side, source.layer_of(extra), kept, len(q[rows])))
             return onward(q, k, v, extra)
 
         def patch(model, mirror):

@@ -2,11 +2,11 @@ import pytest
 import torch
 
 from harness.toys import flow_grid, karras, mixture, pictures
-from mirror_ops.bdia import bdia_decode, bdia_encode
-from mirror_ops.ddim import euler, unscaled, variance_preserving
-from mirror_ops.guidance import of_positive
-from mirror_ops.invert import invert
-from mirror_ops.sample import sample
+from mirror_ops.guidance.classifier_free import of_positive
+from mirror_ops.inversion.bdia import bdia_decode, bdia_encode
+from mirror_ops.inversion.invert import invert
+from mirror_ops.walks.ddim import euler, unscaled, variance_preserving
+from mirror_ops.walks.sample import sample
 
 
 def displacement(x, reference):

@@ -4,12 +4,12 @@ import pytest
 import torch
 
 from harness.toys import karras, mixture, pictures
-from mirror_ops.dpm_encoder import cycle_diffusion, dpm_decode, dpm_encode, posterior
-from mirror_ops.edit_friendly import independent
-from mirror_ops.guidance import of_positive
-from mirror_ops.noise_code import NoiseCode, load_code, save_code
-from mirror_ops.schedules import paper_grid, scaled_linear_sigmas
-from mirror_ops.sdedit import sdedit
+from mirror_ops.guidance.classifier_free import of_positive
+from mirror_ops.stochastic.dpm_encoder import cycle_diffusion, dpm_decode, dpm_encode, posterior
+from mirror_ops.stochastic.edit_friendly import independent
+from mirror_ops.stochastic.noise_code import NoiseCode, load_code, save_code
+from mirror_ops.stochastic.sdedit import sdedit
+from mirror_ops.walks.schedules import paper_grid, scaled_linear_sigmas
 
 
 def seeded(seed=3):

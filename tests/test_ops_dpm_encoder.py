@@ -2,9 +2,9 @@ import pytest
 import torch
 
 from harness.toys import flow_grid, karras, mixture, pictures
-from mirror_ops.ddim import euler
-from mirror_ops.dpm_encoder import ancestral_mean, ancestral_split, cycle_diffusion, dpm_decode, dpm_encode
-from mirror_ops.guidance import of_positive
+from mirror_ops.guidance.classifier_free import of_positive
+from mirror_ops.stochastic.dpm_encoder import ancestral_mean, ancestral_split, cycle_diffusion, dpm_decode, dpm_encode
+from mirror_ops.walks.ddim import euler
 
 
 def seeded(seed=3):

@@ -2,9 +2,9 @@ import pytest
 import torch
 
 from harness.toys import flow_grid, karras, mixture, pictures
-from mirror_ops.dpm_encoder import dpm_decode, dpm_encode
-from mirror_ops.edit_friendly import edit_friendly_encode
-from mirror_ops.guidance import of_positive
+from mirror_ops.guidance.classifier_free import of_positive
+from mirror_ops.stochastic.dpm_encoder import dpm_decode, dpm_encode
+from mirror_ops.stochastic.edit_friendly import edit_friendly_encode
 
 
 def seeded(seed=3):

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from harness.toys import flow_grid, karras, mixture, pictures
-from mirror_ops.dpm_encoder import dpm_decode
-from mirror_ops.energies import class_likelihood, distort, likeness, total
-from mirror_ops.langevin import State, begin, generate, langevin, load_state, noise_count, save_state
+from mirror_ops.stochastic.dpm_encoder import dpm_decode
+from mirror_ops.stochastic.energies import class_likelihood, distort, likeness, total
+from mirror_ops.stochastic.langevin import State, begin, generate, langevin, load_state, noise_count, save_state
 
 SHAPE = (2, 4, 8, 6)
 

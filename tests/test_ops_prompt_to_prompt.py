@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from mirror_ops.prompt_to_prompt import (
+from mirror_ops.attention.prompt_to_prompt import (
     Prompt,
     align,
     injected,

@@ -2,10 +2,8 @@ import pytest
 import torch
 
 from harness.toys import karras, mixture, pictures
-from mirror_ops.ddim import euler, landing
-from mirror_ops.guidance import guided
-from mirror_ops.invert import invert
-from mirror_ops.proximal import (
+from mirror_ops.guidance.classifier_free import guided
+from mirror_ops.guidance.proximal import (
     batch_quantile_threshold,
     edit_mask,
     hard,
@@ -15,7 +13,9 @@ from mirror_ops.proximal import (
     reconstruction_guidance,
     soft,
 )
-from mirror_ops.sample import sample
+from mirror_ops.inversion.invert import invert
+from mirror_ops.walks.ddim import euler, implied_denoised
+from mirror_ops.walks.sample import sample
 
 SIGMA, SIGMA_NEXT = torch.tensor([0.8, 0.5], dtype=torch.float64)
 
@@ -120,7 +120,7 @@ def test_inversion_guidance_recovers_the_picture_at_high_guidance():
         def branch(x, sigma, i):
             d = guided(denoise, 7.5)(x, sigma, (0.1, -0.4))
             pulled = inversion_guidance(euler(x, d, sigma, sigmas[i + 1]), latents[i + 1], torch.zeros_like(x), rate)
-            return landing(x, pulled, sigma, sigmas[i + 1])
+            return implied_denoised(x, pulled, sigma, sigmas[i + 1])
 
         return (sample(branch, sigmas, latents[0])[-1] - x0).norm() / x0.norm()
 
@@ -144,7 +144,8 @@ def test_reconstruction_guidance_renoises_with_the_first_prediction(flow):
 def test_landing_is_undone_by_euler():
     x, x_next = pictures(seed=4), pictures(seed=5)
     for sigma_next in (SIGMA_NEXT, torch.zeros_like(SIGMA)):
-        assert torch.allclose(euler(x, landing(x, x_next, SIGMA, sigma_next), SIGMA, sigma_next), x_next, atol=1e-14)
+        denoised = implied_denoised(x, x_next, SIGMA, sigma_next)
+        assert torch.allclose(euler(x, denoised, SIGMA, sigma_next), x_next, atol=1e-14)
 
 
 @pytest.mark.parametrize("q", [-0.1, 1.2])

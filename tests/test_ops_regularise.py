@@ -5,7 +5,7 @@ import torch
 from torch.nn.functional import avg_pool2d
 
 from harness.toys import pictures
-from mirror_ops.regularise import autocorrelation_gradient, divergence_gradient, draw_shifts, regularise
+from mirror_ops.inversion.regularise import autocorrelation_gradient, divergence_gradient, draw_shifts, regularise
 
 
 def seeded(seed=3):

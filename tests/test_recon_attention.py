@@ -6,7 +6,7 @@ import torch
 
 from harness.results import GraphFailed
 from harness.tiny import Scene, flow, give, pictures, sdxl, unet
-from mirror_ops.heat import colours, draw_maps, unit
+from mirror_ops.measure.colormap import colours, draw_maps, unit
 
 TEXT = "a photo of a cat sitting on a car"
 CAT, CAR = 5, 9  # their places among the tokens, after the begin mark

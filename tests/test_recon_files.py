@@ -9,8 +9,8 @@ import torch
 
 from harness.results import GraphFailed
 from harness.tiny import Scene, sdxl
-from mirror_ops.metrics import relative_displacement
-from mirror_ops.trajectory import load_mirror, save_mirror
+from mirror_ops.measure.metrics import relative_displacement
+from mirror_ops.walks.trajectory import load_mirror, save_mirror
 
 OLD = Path(__file__).parent / "data" / "mirror-v1.safetensors"  # harness.tiny's scene, 2 steps, before version 0.1.0
 

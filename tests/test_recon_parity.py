@@ -8,12 +8,12 @@ import torch
 from harness.results import GraphFailed
 from harness.tiny import Scene, flow, pictures
 from harness.toys import pictures as toy_pictures
-from mirror_ops.ddim import variance_preserving
-from mirror_ops.metrics import relative_displacement
-from mirror_ops.parity import parity_invert, parity_levels, resting
-from mirror_ops.redescribe import redescribe
-from mirror_ops.rewriters import Adam, Keep
-from mirror_ops.schedules import paper_grid, scaled_linear_sigmas
+from mirror_ops.measure.metrics import relative_displacement
+from mirror_ops.rewriting.redescribe import redescribe
+from mirror_ops.rewriting.rewriters import Adam, Keep
+from mirror_ops.walks.ddim import variance_preserving
+from mirror_ops.walks.parity import parity_invert, parity_levels, resting
+from mirror_ops.walks.schedules import paper_grid, scaled_linear_sigmas
 
 TABLE = scaled_linear_sigmas()
 ALPHA_BAR = 1 / (1 + TABLE**2)

@@ -7,7 +7,7 @@ import torch
 from demo.graphs import SHEETS, embedded
 from harness.editor import to_ui
 from harness.environment import ROOT
-from mirror_ops.metrics import psnr
+from mirror_ops.measure.metrics import psnr
 
 FOLDER = ROOT / "workflows"
 

@@ -81,7 +81,7 @@ def test_every_caption_word_is_one_token(world):
 
 
 def test_the_autoencoder_keeps_a_held_out_picture(host, world):
-    from mirror_ops.metrics import psnr
+    from mirror_ops.measure.metrics import psnr
     images = torch.stack([torch.from_numpy(render_array(scene(HELD_OUT + i)) / 255) for i in range(8)]).float()
     with torch.inference_mode():
         back = world[2].decode(world[2].encode(images))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mirror_ops.sentences import QUALITIES, THINGS
+from mirror_ops.directions.sentences import QUALITIES, THINGS
 
 from ..scene import ARTICLES, ATTRIBUTES, PREFIXES
 

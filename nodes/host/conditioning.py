@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ...mirror_ops.schedules import windows
+from ...mirror_ops.walks.schedules import windows
 
 Conditioning = list
 STEP, PART = "mirror_step", "mirror_part"  # options of stepwise entries: which step, and which entry of the original

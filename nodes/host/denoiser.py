@@ -19,7 +19,7 @@ from torch import Tensor
 from . import gradients
 from .conditioning import PART, Conditioning, split, stepwise, text_of, token_counts
 from .progress import Progress
-from .source import marked
+from .reference_pass import marked
 
 Result = TypeVar("Result")
 
@@ -186,7 +186,7 @@ def run(
     patcher, count = model.clone(), Count()
     count.attach(patcher)
     if with_gradients:
-        gradients.reserve_room(patcher, gradients.ROOM_CHECKPOINTED if checkpoint else gradients.ROOM_PLAIN)
+        gradients.raise_memory_estimate(patcher, gradients.ROOM_CHECKPOINTED if checkpoint else gradients.ROOM_PLAIN)
         gradients.add_control_out_of_place(patcher)
         if patcher.load_device.type != "cpu":
             gradients.clone_weights_per_call(patcher)
@@ -223,9 +223,9 @@ def run(
 
 def make_differentiable(guider: comfy.samplers.CFGGuider) -> None:
     """Readies what a guider has loaded, and its processed prompts, for gradients. Must run outside inference mode."""
-    gradients.launder(guider.inner_model)
+    gradients.make_weights_normal(guider.inner_model)
     for extra in guider.loaded_models:  # ControlNets read the text too
-        gradients.launder(extra.model)
+        gradients.make_weights_normal(extra.model)
     for entry in (entry for entries in guider.conds.values() for entry in entries):
         for value in entry["model_conds"].values():
             if isinstance(value.cond, Tensor) and value.cond.is_inference():

@@ -7,8 +7,8 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
-from ...mirror_ops.ddim import InputScale
-from ...mirror_ops.schedules import check_grid, paper_grid
+from ...mirror_ops.walks.ddim import InputScale
+from ...mirror_ops.walks.schedules import check_grid, paper_grid
 
 PAPERS = "papers (50: 981, ..., 21, 1)"
 SCHEDULERS = [*comfy.samplers.SCHEDULER_NAMES, PAPERS]

@@ -29,7 +29,7 @@ def normal_tensor(x: Tensor) -> Tensor:
     )
 
 
-def launder(module: nn.Module) -> None:
+def make_weights_normal(module: nn.Module) -> None:
     """Makes the resident parameters and buffers of a module usable by autograd, in place and at no cost.
 
     Other users of the module see the same values. Modules whose weights live in the host's paged memory (`_v`) are
@@ -56,7 +56,7 @@ def clone_weights_per_call(patcher: ModelPatcher) -> None:
                 patcher.add_weight_wrapper(f"diffusion_model.{name}.{kind}", lambda w: w.detach().clone())
 
 
-def reserve_room(patcher: ModelPatcher, times: int) -> None:
+def raise_memory_estimate(patcher: ModelPatcher, times: int) -> None:
     """Lets the host free memory for `times` the batch before it loads a cloned patcher's model."""
 
     def prepare(executor, model, noise_shape, *args, **kwargs):

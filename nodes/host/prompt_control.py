@@ -1,8 +1,8 @@
 """Prompt-to-prompt as patches of a model: the source's attention maps for the edit, and what it leaves of the picture.
 
 Hertz et al., "Prompt-to-Prompt Image Editing with Cross Attention Control", ICLR 2023. The maths is in
-mirror_ops/prompt_to_prompt.py; here it meets the host's hooks. Only the positive prompt of the edit is controlled, as
-in the paper.
+mirror_ops/attention/prompt_to_prompt.py; here it meets the host's hooks. Only the positive prompt of the edit is
+controlled, as in the paper.
 """
 
 from collections.abc import Callable
@@ -12,11 +12,11 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
-from ...mirror_ops.ddim import euler
-from ...mirror_ops.prompt_to_prompt import injected, local_blend, self_attention_taken, word_area
+from ...mirror_ops.attention.prompt_to_prompt import injected, local_blend, self_attention_taken, word_area
+from ...mirror_ops.walks.ddim import euler
 from .attention import CROSS, SELF, Attention, put_in_rows, replace_attention
-from .source import BRANCH, POSITIVE, Beside, acting
-from .word_heat import WordHeat, attention_maps
+from .reference_pass import BRANCH, POSITIVE, ReferencePass, active_reference
+from .word_maps import WordHeat, attention_maps
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,10 +31,10 @@ class LocalBlend:
     threshold: float
     subtract: bool
 
-    def mask(self, beside: Beside, until: int) -> Tensor | None:
+    def mask(self, reference: ReferencePass, until: int) -> Tensor | None:
         """[B, 1, H, W] bool at the latent's size, from the maps of all steps up to and with `until`."""
-        heats = self.heat.mean(beside, lambda step: step <= until)
-        return None if heats is None else self.area(heats, tuple(beside.source.mirror.latents.shape[-2:]))
+        heats = self.heat.mean(reference, lambda step: step <= until)
+        return None if heats is None else self.area(heats, tuple(reference.source.mirror.latents.shape[-2:]))
 
     def area(self, heats: tuple[Tensor, Tensor], size: tuple[int, int]) -> Tensor:
         """The same from the words' heat in the source and in the edit, each [B, 2, h, w]."""
@@ -74,24 +74,24 @@ class PromptControl:
 
     def cross(self, q: Tensor, k: Tensor, v: Tensor, extra_options: dict, onward: Attention) -> Tensor:
         """Cross-attention, with the edit's maps made of the source's."""
-        out, beside = onward(q, k, v, extra_options), acting(extra_options)
-        if beside is not None and beside.recording:
-            beside.keep((self, CROSS), extra_options, lambda rows: (q[rows], k[rows]))
-        if beside is None or beside.recording:
+        out, reference = onward(q, k, v, extra_options), active_reference(extra_options)
+        if reference is not None and reference.recording:
+            reference.keep((self, CROSS), extra_options, lambda rows: (q[rows], k[rows]))
+        if reference is None or reference.recording:
             return out
-        alpha = self.alpha[beside.step]
-        gathers = self.blend is not None and self.blend.heat.gathers(beside, extra_options)
+        alpha = self.alpha[reference.step]
+        gathers = self.blend is not None and self.blend.heat.gathers(reference, extra_options)
         if not gathers and not alpha.any():
             return out
-        for side, rows in beside.rows(extra_options, len(q)):
+        for side, rows in reference.rows(extra_options, len(q)):
             if side != POSITIVE:
                 continue
-            q_source, k_source = beside.recall((self, CROSS), extra_options, POSITIVE)
+            q_source, k_source = reference.read((self, CROSS), extra_options, POSITIVE)
             source = attention_maps(q_source, k_source, extra_options, self.lengths[0])
             target = attention_maps(q[rows], k[rows], extra_options, self.lengths[1])
             mixed = injected(self.edit(source, target), target, alpha)
             if gathers:
-                self.blend.heat.gather(beside, extra_options, source, mixed if self.injected_heat else target)
+                self.blend.heat.gather(reference, extra_options, source, mixed if self.injected_heat else target)
             if alpha.any():
                 attended = mixed.to(v) @ v[rows, : self.lengths[1]].unflatten(-1, (mixed.shape[1], -1)).transpose(1, 2)
                 mine = attended.transpose(1, 2).flatten(2)
@@ -100,18 +100,18 @@ class PromptControl:
 
     def own(self, q: Tensor, k: Tensor, v: Tensor, extra_options: dict, onward: Attention) -> Tensor:
         """Self-attention with the source's queries and keys, that is with its maps."""
-        beside = acting(extra_options)
-        if beside is None or not self_attention_taken(
-            beside.step, beside.steps, self.own_until, q.shape[1], self.own_pixels
+        reference = active_reference(extra_options)
+        if reference is None or not self_attention_taken(
+            reference.step, reference.steps, self.own_until, q.shape[1], self.own_pixels
         ):
             return onward(q, k, v, extra_options)
-        if beside.recording:
-            beside.keep((self, SELF), extra_options, lambda rows: (q[rows], k[rows]))
+        if reference.recording:
+            reference.keep((self, SELF), extra_options, lambda rows: (q[rows], k[rows]))
             return onward(q, k, v, extra_options)
         q, k = q.clone(), k.clone()
-        for side, rows in beside.rows(extra_options, len(q)):
+        for side, rows in reference.rows(extra_options, len(q)):
             if side == POSITIVE:
-                q[rows], k[rows] = beside.recall((self, SELF), extra_options, POSITIVE)
+                q[rows], k[rows] = reference.read((self, SELF), extra_options, POSITIVE)
         return onward(q, k, v, extra_options)
 
     def keep_outside(self, args: dict) -> Tensor:
@@ -120,13 +120,13 @@ class PromptControl:
         x' = r x + (1 - r) D with r = sigma' / sigma, so D = (blended - r x) / (1 - r). Exact for euler and ddim.
         """
         options, denoised = args["model_options"].get("transformer_options", {}), args["denoised"]
-        beside = acting(options)
-        if beside is None or options.get(BRANCH) == "look" or beside.step < self.blend.first:
+        reference = active_reference(options)
+        if reference is None or options.get(BRANCH) == "look" or reference.step < self.blend.first:
             return denoised
-        mask = self.blend.mask(beside, beside.step)
+        mask = self.blend.mask(reference, reference.step)
         if mask is None:
             return denoised
-        mirror, i, x = beside.source.mirror, beside.step, args["input"]
+        mirror, i, x = reference.source.mirror, reference.step, args["input"]
         sigma, sigma_next = (float(mirror.sigmas[n]) for n in (i, i + 1))
         arrived = euler(x, denoised, torch.tensor(sigma).to(x), torch.tensor(sigma_next).to(x))
         blended = local_blend(mirror.latents[i + 1].to(x), arrived, mask)

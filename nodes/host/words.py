@@ -3,7 +3,7 @@
 from comfy.sd1_clip import escape_important, token_weights, unescape_important
 from torch import Tensor
 
-from ...mirror_ops.prompt_to_prompt import Prompt
+from ...mirror_ops.attention.prompt_to_prompt import Prompt
 
 EMBEDDING = -1  # in place of the id of a learned embedding
 

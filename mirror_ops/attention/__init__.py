@@ -1,0 +1,1 @@
+"""Control of attention: prompt-to-prompt, mutual self-attention, cross-attention guidance."""

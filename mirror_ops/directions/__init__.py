@@ -1,0 +1,1 @@
+"""What to change: directions in the text encoder's space."""

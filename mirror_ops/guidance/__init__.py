@@ -1,0 +1,1 @@
+"""Guidance on predictions: classifier-free, proximal, towards the recording."""

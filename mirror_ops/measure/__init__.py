@@ -1,0 +1,1 @@
+"""Figures and pictures of how good a mirror or an edit is."""

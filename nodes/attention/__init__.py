@@ -1,0 +1,1 @@
+"""Nodes that control or show attention."""

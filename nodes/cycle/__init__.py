@@ -1,0 +1,1 @@
+"""Nodes of CycleDiffusion: a picture as the noises of a stochastic sampler."""

@@ -1,0 +1,151 @@
+"""CycleDiffusionEdit: encoding under one prompt and decoding under another, or by another model."""
+
+from typing import NamedTuple
+
+import torch
+from comfy_api.latest import io
+from torch import Tensor
+
+from ...mirror_ops.stochastic.dpm_encoder import cycle_diffusion, dpm_decode
+from ...mirror_ops.stochastic.sdedit import sdedit
+from ...mirror_ops.walks.precision import seen_in
+from ..host import families
+from ..host.denoiser import Walk, run
+from ..mirror.exact import SolverContext, denoiser_of, prompts_at, solver_context
+from ..types import category
+from .encode import Encoder, chosen, encoded, encoder_input, grid_inputs, levels
+
+
+class Plan(NamedTuple):
+    sigmas: Tensor
+    encoder: Encoder
+    source_cfg: float
+    cfg: float
+    refine: int
+
+
+class CycleDiffusionEdit(io.ComfyNode):
+    """CycleDiffusion in one go."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="CycleDiffusionEdit",
+            display_name="CycleDiffusion Edit",
+            category=category(__name__),
+            description=(
+                "Encodes the picture as noises under the source prompt and draws it with these noises under the "
+                "target prompt, step by step together. With a second model (another checkpoint, or the same with a "
+                "LoRA) the first encodes and the second draws: translation between their domains."
+            ),
+            search_aliases=["cyclediffusion", "dpm-encoder", "unpaired translation", "image to image", "style"],
+            inputs=[
+                io.Model.Input("model", tooltip="Of the picture's own domain, if there are two."),
+                io.Conditioning.Input("source", tooltip="Describes the picture as it is."),
+                io.Conditioning.Input("target", tooltip="Describes the edited picture; from the decoder's own CLIP."),
+                io.Latent.Input("latent", tooltip="The encoded picture(s)."),
+                encoder_input(),
+                *grid_inputs(denoise=0.7, steps=35),
+                io.Float.Input("source_cfg", default=1.0, min=0.0, max=30.0, step=0.1, tooltip="Of the encoding."),
+                io.Float.Input(
+                    "cfg", default=3.0, min=0.0, max=30.0, step=0.1, tooltip="Of the decoding; 1 to 5 in the paper.",
+                ),
+                io.Conditioning.Input("negative", optional=True, tooltip="Needed where a cfg is not 1."),
+                io.Sigmas.Input("sigmas", optional=True, tooltip="Instead of steps, scheduler and denoise."),
+                io.Model.Input("decoder", optional=True, tooltip="Draws the edited picture instead of model."),
+                io.Conditioning.Input(
+                    "decoder_negative", optional=True, tooltip="If the decoder has another CLIP; default: negative.",
+                ),
+                io.Int.Input(
+                    "refine", default=0, min=0, max=1000, optional=True, advanced=True,
+                    tooltip="Afterwards noise the result up to the last so many steps and draw these anew (SDEdit): "
+                    "crisper, less like the picture. A tenth of all steps in the paper's unpaired translation.",
+                ),
+            ],
+            outputs=[
+                io.Latent.Output(display_name="edited"),
+                io.Float.Output(display_name="forwards", tooltip="Passes through the networks a picture."),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls, model, source, target, latent, encoder, steps, scheduler, denoise, source_cfg, cfg, negative=None,
+        sigmas=None, decoder=None, decoder_negative=None, refine=0,
+    ) -> io.NodeOutput:
+        samples = latent["samples"]
+        sigmas = levels(model, samples, steps, scheduler, denoise, sigmas)
+        if refine >= len(sigmas):
+            raise ValueError(f"`refine` can redraw at most the {len(sigmas) - 1} steps there are, not {refine}.")
+        plan = Plan(sigmas, chosen(encoder), source_cfg, cfg, refine)
+        against = negative if decoder is None or decoder_negative is None else decoder_negative
+        said = prompts_at(source_cfg, source, negative, len(samples))
+        wanted = prompts_at(cfg, target, against, len(samples))
+        if decoder is None:
+            edited, forwards = _together(model, samples, said, wanted, plan)
+        else:
+            check_pair(model, decoder, sigmas)
+            edited, forwards = _apart(model, decoder, samples, said, wanted, plan)
+        return io.NodeOutput({"samples": model.model.process_latent_out(edited.float())}, forwards / len(samples))
+
+
+def check_pair(model, decoder, sigmas: Tensor) -> None:
+    """Raises ValueError unless two models share latents and kind of noise, so that one can draw the other's noises."""
+    one, other = ((families.describe(m)["latent_format"], families.is_flow(m)) for m in (model, decoder))
+    if one != other:
+        raise ValueError(
+            f"`model` ({type(model.model).__name__}) and `decoder` ({type(decoder.model).__name__}) do not share their "
+            "latents: noises of the one mean nothing to the other. Use two models of one family."
+        )
+    families.check_levels(decoder, sigmas)
+
+
+def _together(model, samples: Tensor, said: dict, wanted: dict, plan: Plan) -> tuple[Tensor, int]:
+    """(edited latent, network rows): both walks advance together, so that memory does not grow with steps."""
+    steps, encoder = len(plan.sigmas) - 1, plan.encoder
+    negative = said.get("negative", wanted.get("negative"))
+    prompts = {"source": said["positive"], "target": wanted["positive"]}
+    prompts |= {} if negative is None else {"negative": negative}
+
+    def algorithm(walk: Walk) -> Tensor:
+        on, picture = solver_context(walk, model, plan.sigmas), walk.latent_in(samples).cpu().double()
+        source, target = (
+            seen_in(on.network, denoiser_of(walk, cfg, name, branch=branch))
+            for cfg, name, branch in ((plan.source_cfg, "source", "source"), (plan.cfg, "target", "edit"))
+        )
+        edited = cycle_diffusion(
+            source, target, picture, plan.sigmas.double(), None, None, encoder.eta, encoder.generator(), on.flow,
+            encoder.path, on_step=lambda i, x: walk.progress.reached(2 * (i + 1), walk.denoised),
+        )
+        return _refined(target, edited, plan, on)
+
+    evaluations = 2 * steps + plan.refine
+    edited, count = run(model, samples, plan.sigmas, prompts, algorithm, evaluations=evaluations)
+    return edited, count.forwards
+
+
+def _apart(model, decoder, samples: Tensor, said: dict, wanted: dict, plan: Plan) -> tuple[Tensor, int]:
+    """(edited latent, network rows): all noises first, then the second model, so that each is loaded once."""
+    code, first = encoded(model, samples, plan.sigmas, plan.encoder, plan.source_cfg, said)
+
+    def algorithm(walk: Walk) -> Tensor:
+        on = solver_context(walk, decoder, plan.sigmas)
+        target = seen_in(on.network, denoiser_of(walk, plan.cfg, branch="edit"))
+        edited = dpm_decode(
+            target, code.latents[0], code.noises, plan.sigmas.double(), None, plan.encoder.eta, on.flow,
+            lambda i, x: walk.progress.reached(i + 1, walk.denoised),
+        )
+        return _refined(target, edited, plan, on)
+
+    evaluations = code.steps + plan.refine
+    edited, second = run(decoder, samples, plan.sigmas, wanted, algorithm, evaluations=evaluations)
+    return edited, first.forwards + second.forwards
+
+
+def _refined(denoise, edited: Tensor, plan: Plan, on: SolverContext) -> Tensor:
+    """The result after the refinement pass, if one is asked for."""
+    if not plan.refine:
+        return edited
+    last = plan.sigmas[-(plan.refine + 1) :].double()
+    generator = torch.Generator().manual_seed(plan.encoder.seed + 1)
+    return sdedit(denoise, edited, last, None, generator, flow=on.flow)

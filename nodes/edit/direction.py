@@ -1,0 +1,181 @@
+"""Edit directions from words, and their use on any CONDITIONING."""
+
+import comfy.model_management
+import comfy.utils
+from comfy_api.latest import io, ui
+from torch import Tensor
+
+from ...mirror_ops.directions.direction import EditDirection, agreement, direction_report, mean_difference, ramped
+from ...mirror_ops.directions.sentences import QUALITIES, THINGS, fill
+from ...mirror_ops.walks.trajectory import cpu
+from ..files.trajectory_and_direction import changed_at, existing_file
+from ..host.conditioning import Conditioning
+from ..host.words import length
+from ..types import DirectionType, category
+
+AS_GIVEN, FILES = "as given", "text files"
+TEXT = (".txt",)
+BANKS = {"template bank: things": THINGS, "template bank: qualities": QUALITIES}
+RAMP_WINDOWS = 20
+
+
+class CLIPDomainDirection(io.ComfyNode):
+    """The mean difference of many sentences about the target and about the source."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="CLIPDomainDirection",
+            display_name="CLIP Domain Direction",
+            category=category(__name__),
+            description=(
+                "What to add to a prompt so that it says the target instead of the source: the mean encoding of many "
+                "sentences about the target minus that of the same sentences about the source."
+            ),
+            search_aliases=["edit direction", "pix2pix-zero direction", "sentence difference", "mirrordiffusion"],
+            inputs=[
+                io.Clip.Input("clip"),
+                io.String.Input("source", default="cat", multiline=True, tooltip="What is there, one a line."),
+                io.String.Input("target", default="dog", multiline=True, tooltip="What should be there instead."),
+                io.Combo.Input(
+                    "sentences", options=[*BANKS, AS_GIVEN, FILES], tooltip=(
+                        "things: over 60 sentence frames for nouns. qualities: the same for words such as `striped`. "
+                        "as given: your own sentences, one a line, best in the style of your captions. text files: "
+                        "names of .txt files in ComfyUI's input folder that hold them."
+                    ),
+                ),
+            ],
+            outputs=[
+                DirectionType.Output(display_name="direction"),
+                io.String.Output(display_name="report", tooltip="Its size, and whether it is more than noise."),
+            ],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, clip=None, source=None, target=None, sentences=None):
+        names = [*_lines(source or ""), *_lines(target or "")] if sentences == FILES else []
+        return [changed_at(name, TEXT) for name in names]
+
+    @classmethod
+    def execute(cls, clip, source, target, sentences) -> io.NodeOutput:
+        sides = [_sentences(text, sentences, name) for text, name in ((source, "source"), (target, "target"))]
+        if set(sides[0]) == set(sides[1]):
+            raise ValueError("Source and target say the same; there is no direction between them.")
+        bar = comfy.utils.ProgressBar(sum(map(len, sides)))
+        encoded = [[_encode(clip, sentence, bar) for sentence in side] for side in sides]
+        texts, pooled = ([[pair[k] for pair in side] for side in encoded] for k in (0, 1))
+        direction = EditDirection(
+            delta=cpu(mean_difference(*texts)),
+            pooled=None if pooled[0][0] is None else cpu(mean_difference(*pooled)),
+            meta={"source": ", ".join(source.split("\n")), "target": ", ".join(target.split("\n")),
+                  "sentences": f"{len(sides[0])} and {len(sides[1])} ({sentences})"},
+        )
+        swap = texts[1][0] - texts[0][0]
+        report = direction_report(direction, agreement(*texts), swap)
+        return io.NodeOutput(direction, report, ui=ui.PreviewText(report))
+
+
+def _sentences(text: str, sentences: str, name: str) -> list[str]:
+    """The sentences of one side: the bank's frames filled with the words, or the lines themselves."""
+    lines = _lines(text)
+    if not lines:
+        raise ValueError(f"`{name}` is empty. Say in a word, or in sentences, what the direction leads {_way(name)}.")
+    if sentences == FILES:
+        lines = [line for file in lines for line in _lines(_read(file))]
+        if not lines:
+            raise ValueError(f"The files of `{name}` are empty. They should hold a sentence a line.")
+        return lines
+    return lines if sentences == AS_GIVEN else fill(BANKS[sentences], lines)
+
+
+def _lines(text: str) -> list[str]:
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def _read(name: str) -> str:
+    """The text of a .txt file in the input or output folder; ValueError if it is none."""
+    if not name.lower().endswith(".txt"):
+        raise ValueError(f"{name!r} is not a .txt file. With `sentences` at {FILES}, give file names, one a line.")
+    try:
+        return existing_file(name, TEXT).read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{name} is not text in UTF-8; save it as such.") from error
+
+
+def _way(name: str) -> str:
+    return "away from" if name == "source" else "to"
+
+
+def _encode(clip, sentence: str, bar) -> tuple[Tensor, Tensor | None]:
+    """([1, tokens, width], [1, pooled width] or None). As in the paper's code, only one window of the encoder is read:
+    words that would begin a second one are left out."""
+    comfy.model_management.throw_exception_if_processing_interrupted()
+    window = length(clip, "")
+    while length(clip, sentence) > window:
+        sentence = sentence.rpartition(" ")[0]
+    text, pooled = clip.encode_from_tokens(clip.tokenize(sentence), return_pooled=True)
+    bar.update(1)
+    return text, pooled
+
+
+class MirrorApplyDirection(io.ComfyNode):
+    """conditioning + strength x direction, for stock samplers."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="MirrorApplyDirection",
+            display_name="Mirror Apply Direction",
+            category=category(__name__),
+            description=(
+                "Adds strength x direction to a prompt. Put a rewritten prompt through it as the positive of a stock "
+                "sampler, and the rewritten prompt itself as the negative, to edit without MirrorSample."
+            ),
+            search_aliases=["edit direction", "add direction", "conditioning arithmetic"],
+            inputs=[
+                io.Conditioning.Input("conditioning"),
+                DirectionType.Input("direction"),
+                io.Float.Input("strength", default=1.0, min=-10.0, max=10.0, step=0.05, tooltip="At the noisy end."),
+                io.Float.Input(
+                    "ramp", default=0.0, min=-10.0, max=10.0, step=0.05, optional=True, advanced=True,
+                    tooltip="How much the strength has grown at the clean end. 0: the same all the way.",
+                ),
+                io.Float.Input(
+                    "ramp_until", default=1.0, min=0.0, max=1.0, step=0.01, optional=True, advanced=True,
+                    tooltip="Part of the walk after which the strength falls back to where it began.",
+                ),
+            ],
+            outputs=[io.Conditioning.Output()],
+        )
+
+    @classmethod
+    def execute(
+        cls, conditioning, direction: EditDirection, strength, ramp=0.0, ramp_until=1.0
+    ) -> io.NodeOutput:
+        if ramp:
+            conditioning = [part for entry in conditioning for part in _windowed(entry)]
+        amounts = [ramped(strength, ramp, ramp_until, _halfway(entry)) for entry in conditioning]
+        return io.NodeOutput([_moved(*pair, direction) for pair in zip(conditioning, amounts, strict=True)])
+
+
+def _halfway(entry: list) -> float:
+    """The middle of an entry's window."""
+    return (entry[1].get("start_percent", 0.0) + entry[1].get("end_percent", 1.0)) / 2
+
+
+def _moved(entry: list, amount: float, direction: EditDirection) -> list:
+    text, options = entry
+    if direction.pooled is not None and options.get("pooled_output") is not None:
+        options = {**options, "pooled_output": options["pooled_output"] + amount * direction.pooled.to(text)}
+    return [text + amount * direction.for_tokens(*text.shape[1:]).to(text), options]
+
+
+def _windowed(entry: list) -> Conditioning:
+    """An entry that holds all the way, as adjoining windows; an entry with a window of its own stays as it is."""
+    text, options = entry
+    if "start_percent" in options or "end_percent" in options:
+        return [entry]
+    borders = [i / RAMP_WINDOWS for i in range(RAMP_WINDOWS + 1)]
+    return [
+        [text, {**options, "start_percent": a, "end_percent": b}] for a, b in zip(borders, borders[1:], strict=False)
+    ]

@@ -1,0 +1,1 @@
+"""Nodes that keep mirrors and directions in files."""

@@ -1,0 +1,1 @@
+"""Nodes that guide an edit's predictions."""

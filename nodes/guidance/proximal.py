@@ -1,0 +1,159 @@
+"""MirrorProximalGuidance: guidance that keeps only what is large enough to be the edit."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from comfy.model_patcher import ModelPatcher
+from comfy_api.latest import io
+from torch import Tensor
+
+from ...mirror_ops.guidance.proximal import Prox, Threshold, hard, soft, without_small
+from ..host import families
+from ..host.reference_pass import BRANCH, is_source
+from ..types import category
+
+PROXIMAL_MAPS = {"soft": soft, "hard": hard}
+PICTURE, BATCH = "each picture", "whole batch (as published)"
+PostCfg = Callable[[dict], Tensor]
+
+
+class MirrorProximalGuidance(io.ComfyNode):
+    """Patches a model so that small differences between the two prompts are not amplified by guidance."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="MirrorProximalGuidance",
+            display_name="Mirror Proximal Guidance",
+            category=category(__name__),
+            description=(
+                "Proximal guidance (ProxEdit): of the difference between the positive and the negative prediction only "
+                "what exceeds a threshold is amplified, so that high cfg changes what the edit is about and less of "
+                "the rest. Works in MirrorSample and stock samplers; meant for mirrors with the negative prompt."
+            ),
+            search_aliases=["proxedit", "proximal negative prompt inversion", "proxnpi", "guidance threshold"],
+            inputs=[
+                io.Model.Input("model"),
+                io.Combo.Input(
+                    "proximal_map", options=list(PROXIMAL_MAPS), default="soft",
+                    tooltip="soft: what exceeds the threshold, less the threshold (all published results). hard: the "
+                    "whole of it.",
+                ),
+                threshold_input(),
+                *window_inputs(1000, advanced=True),
+            ],
+            outputs=[io.Model.Output(tooltip="For MirrorSample or a stock sampler.")],
+        )
+
+    @classmethod
+    def execute(cls, model, proximal_map, threshold, first_timestep=1000, last_timestep=0) -> io.NodeOutput:
+        patch = Proximal(
+            PROXIMAL_MAPS[proximal_map], threshold_of(threshold), Window.of(model, first_timestep, last_timestep)
+        )
+        return io.NodeOutput(guided(model, patch, first=True))
+
+
+class Window(NamedTuple):
+    """The training timesteps at which a patch acts: first >= t >= last. Of a flow model t is 1000 sigma."""
+
+    first: int
+    last: int
+    flow: bool
+
+    @classmethod
+    def of(cls, model: ModelPatcher, first: int, last: int) -> "Window":
+        """Raises ValueError for a window that holds nothing."""
+        if last > first:
+            raise ValueError(f"Sampling goes from timestep 1000 to 0: {first} cannot be first and {last} last.")
+        return cls(first, last, families.is_flow(model))
+
+    def holds(self, sigma: Tensor, sampling) -> bool:
+        """Whether the level sigma, [B] alike or a number, lies in it; `sampling` is the model's model_sampling."""
+        sigma = sigma.flatten()[0]
+        t = 1000 * sigma if self.flow else sampling.timestep(sigma)
+        return self.last <= float(t) <= self.first
+
+
+@dataclass(frozen=True)
+class Proximal:
+    """The post-cfg function. Where there is no negative there is no guidance; a source branch is left as it is."""
+
+    prox: Prox
+    threshold: Threshold
+    window: Window
+
+    def __call__(self, args: dict) -> Tensor:
+        if not acts(args, self.window):
+            return args["denoised"]
+        delta = args["cond_denoised"] - args["uncond_denoised"]
+        tau = self.threshold(delta, args["sigma"], alone=is_edit_alone(args))
+        return without_small(args["denoised"], delta, args["cond_scale"], tau, self.prox)
+
+
+def acts(args: dict, window: Window) -> bool:
+    """Whether a post-cfg function has something to do: guidance, in its window, outside a source branch."""
+    source = is_source(args["model_options"].get("transformer_options", {}))
+    return args["uncond"] is not None and not source and window.holds(args["sigma"], args["model"].model_sampling)
+
+
+def is_edit_alone(args: dict) -> bool:
+    """Whether the batch is MirrorSample's edit branch, whose source branch is evaluated by itself."""
+    return args["model_options"].get("transformer_options", {}).get(BRANCH) == "edit"
+
+
+def guided(model: ModelPatcher, patch: PostCfg, first: bool = False) -> ModelPatcher:
+    """A clone of the model with a post-cfg function, at the end of those it has, or `first`.
+
+    The negative is evaluated at cfg 1 too: the patch needs the difference.
+    """
+    model = model.clone()
+    model.set_model_sampler_post_cfg_function(patch, disable_cfg1_optimization=True)
+    if first:
+        functions = model.model_options["sampler_post_cfg_function"]
+        model.model_options["sampler_post_cfg_function"] = functions[-1:] + functions[:-1]
+    return model
+
+
+def threshold_input() -> io.DynamicCombo.Input:
+    """How the threshold is chosen: see `threshold_of`."""
+    quantile = [
+        io.Float.Input(
+            "quantile", default=0.7, min=0.0, max=1.0, step=0.01,
+            tooltip="Share of the values that is too small to count. 0: all guidance; 1: none.",
+        ),
+        io.Combo.Input(
+            "over", options=[PICTURE, BATCH], default=PICTURE, tooltip=(
+                "As published the source's zeros are counted in, so that 0.7 acts as 0.4 does on the edited picture."
+            ),
+        ),
+    ]
+    fixed = [
+        io.Float.Input(
+            "tau", default=0.1, min=0.0, max=100.0, step=0.005,
+            tooltip="The same at every step, in units of the predicted noise (flow models: of the velocity).",
+        )
+    ]
+    options = [io.DynamicCombo.Option("quantile", quantile), io.DynamicCombo.Option("fixed", fixed)]
+    return io.DynamicCombo.Input("threshold", options=options, tooltip="Which differences are large enough to count.")
+
+
+def threshold_of(choice: dict) -> Threshold:
+    """The threshold of a `threshold_input`'s value."""
+    if choice["threshold"] == "fixed":
+        return Threshold(None, choice["tau"])
+    return Threshold(choice["quantile"], whole_batch=choice["over"] == BATCH)
+
+
+def window_inputs(first: int, advanced: bool = False) -> list:
+    """The two ends of a `Window`."""
+    return [
+        io.Int.Input(
+            "first_timestep", default=first, min=0, max=1000, optional=True, advanced=advanced,
+            tooltip="Acts from this timestep on (1000: noise, 0: picture). 400: the last two fifths of the way.",
+        ),
+        io.Int.Input(
+            "last_timestep", default=0, min=0, max=1000, optional=True, advanced=advanced,
+            tooltip="Acts down to this timestep.",
+        ),
+    ]

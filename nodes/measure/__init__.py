@@ -1,0 +1,1 @@
+"""Nodes that say how good a mirror or an edit is."""

@@ -1,0 +1,1 @@
+"""Nodes that make a mirror: inversion with a prompt rewritten at every step."""

@@ -1,0 +1,103 @@
+"""MirrorFromSeed: a mirror of a picture that is sampled, not inverted."""
+
+import comfy.sample
+import torch
+from comfy.samplers import KSAMPLER
+from comfy_api.latest import io
+from torch import Tensor
+
+from ...mirror_ops.walks.sample import sample
+from ...mirror_ops.walks.trajectory import Mirror, cpu
+from ..host import families
+from ..host.conditioning import check_batch, pooled_of, text_of
+from ..host.denoiser import Walk, run
+from ..types import MirrorType, category
+from .invert import mask_of
+
+
+class MirrorFromSeed(io.ComfyNode):
+    """Samples a picture as KSampler does with euler, and records the way."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="MirrorFromSeed",
+            display_name="Mirror From Seed",
+            category=category(__name__),
+            description=(
+                "Samples a picture from a seed and a prompt, as KSampler does with euler, and records the way: a "
+                "mirror that is exact without inversion. Edit it with MirrorSample."
+            ),
+            search_aliases=["synthetic image edit", "edit generated picture", "pix2pix-zero synthetic"],
+            inputs=[
+                io.Model.Input("model"),
+                io.Conditioning.Input("positive", tooltip="What the picture shows."),
+                io.Latent.Input("latent", tooltip="An empty latent. A noise mask confines later edits."),
+                io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=True),
+                io.Int.Input("steps", default=50, min=1, max=1000),
+                io.Combo.Input("scheduler", options=families.SCHEDULERS, default="ddim_uniform",
+                               tooltip="As in KSampler."),
+                io.Float.Input("cfg", default=5.0, min=0.0, max=30.0, step=0.1,
+                               tooltip="Other than 1: give MirrorSample the same negative."),
+                io.Conditioning.Input("negative", optional=True, tooltip="Needed for a cfg other than 1."),
+            ],
+            outputs=[
+                io.Latent.Output(display_name="picture", tooltip="The picture before any edit."),
+                MirrorType.Output(display_name="mirror"),
+                io.Sigmas.Output(display_name="sigmas", tooltip="The noise levels walked."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, model, positive, latent, seed, steps, scheduler, cfg, negative=None) -> io.NodeOutput:
+        samples = comfy.sample.fix_empty_latent_channels(model, latent["samples"])
+        families.check_supported(model, samples)
+        if negative is None and cfg != 1:
+            raise ValueError(f"cfg {cfg:g} needs a negative prompt to guide away from. Connect `negative`, or use 1.")
+        prompts = {"positive": positive} if cfg == 1 else {"positive": positive, "negative": negative}
+        for name, conditioning in prompts.items():
+            check_batch(text_of(conditioning, name), len(samples))
+        sigmas = families.noise_levels(model, scheduler, steps)
+        families.check_levels(model, sigmas)
+        noise = comfy.sample.prepare_noise(samples, seed, latent.get("batch_index"))
+        algorithm = _walk_from(samples, noise, cfg)
+        latents, count = run(model, samples, sigmas, prompts, algorithm, evaluations=len(sigmas) - 1)
+        latents = cpu(latents)
+        mirror = Mirror(
+            sigmas=sigmas,
+            latents=latents,
+            reconstruction=latents,
+            source=cpu(text_of(positive)),
+            embeddings=cpu(text_of(positive)).expand(len(sigmas) - 1, -1, -1, -1),
+            pooled=cpu(pooled_of(positive)),
+            mask=mask_of({**latent, "samples": samples}),
+            meta=_how(model, scheduler, cfg, seed, count.forwards / len(samples)),
+        )
+        return io.NodeOutput({"samples": model.model.process_latent_out(latents[-1])}, mirror, sigmas)
+
+
+def _walk_from(samples: Tensor, noise: Tensor, cfg: float):
+    """The algorithm that samples as the host's euler does: [T+1, B, C, H, W]."""
+
+    def algorithm(walk: Walk) -> Tensor:
+        guider, sigmas = walk.guider, walk.sigmas
+        most = KSAMPLER(None).max_denoise(guider, sigmas)
+        picture = walk.latent_in(samples) if torch.count_nonzero(samples) else samples.to(walk.device, torch.float32)
+        x = guider.inner_model.model_sampling.noise_scaling(sigmas[0], noise.to(picture), picture, most)
+        positive, negative = (walk.prompts.get(name) for name in ("positive", "negative"))
+
+        def branch(x: Tensor, sigma: Tensor, i: int) -> Tensor:
+            return walk.denoise(x, sigma, positive.entries, negative and negative.entries, cfg, branch="source")
+
+        return sample(branch, sigmas, x, on_step=lambda i, x: walk.progress.reached(i + 1, walk.denoised))
+
+    return algorithm
+
+
+def _how(model, scheduler: str, cfg: float, seed: int, forwards: float) -> dict:
+    """How the mirror was made, as plain JSON; see `Mirror`."""
+    return {
+        "model": families.describe(model), "method": "from a seed", "side": "positive", "start": "positive",
+        "cfg": cfg, "seed": seed, "scheduler": scheduler, "forwards": forwards, "backwards": 0.0,
+        "evaluations": [], "losses": [],
+    }
