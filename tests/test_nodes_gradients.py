@@ -92,8 +92,8 @@ def test_every_way_to_the_gradient_gives_the_same(measure, host, monkeypatch):
         gradients.clone_weights_per_call(patcher)
         patcher.add_weight_wrapper("diffusion_model.out.2.weight", lambda w: copies.append(w.is_inference()) or w)
 
-    monkeypatch.setattr(gradients, "reserve_room", lambda patcher, times: wrap(patcher))
-    monkeypatch.setattr(gradients, "launder", lambda module: None)
+    monkeypatch.setattr(gradients, "raise_memory_estimate", lambda patcher, times: wrap(patcher))
+    monkeypatch.setattr(gradients, "make_weights_normal", lambda module: None)
     cloned = measure(Scene(), slope_of_loss)[2]
     assert torch.allclose(plain, cloned, rtol=1e-4, atol=1e-6)
     assert copies and not any(copies)
@@ -116,7 +116,7 @@ def test_weights_streamed_through_one_buffer_do_not_spoil_the_gradient(measure, 
             gradients.clone_weights_per_call(patcher)
 
     def gradient(private, checkpoint):
-        monkeypatch.setattr(gradients, "reserve_room", lambda patcher, times: stream(patcher, private))
+        monkeypatch.setattr(gradients, "raise_memory_estimate", lambda patcher, times: stream(patcher, private))
         return measure(Scene(), slope_of_loss, checkpoint=checkpoint)[2]
 
     plain = measure(Scene(), slope_of_loss)[2]
@@ -127,7 +127,7 @@ def test_weights_streamed_through_one_buffer_do_not_spoil_the_gradient(measure, 
 
 def test_without_these_measures_the_gradient_fails(measure, host, monkeypatch):
     gradients = host.pack_module("nodes.host.gradients")
-    monkeypatch.setattr(gradients, "launder", lambda module: None)
+    monkeypatch.setattr(gradients, "make_weights_normal", lambda module: None)
     with pytest.raises(Exception, match="Inference tensors cannot be saved for backward"):
         measure(Scene(), slope_of_loss)
 

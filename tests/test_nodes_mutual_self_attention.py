@@ -80,10 +80,10 @@ def close(a, b):
 def test_the_whole_walk_is_masactrl(run_graph, positive, negative):
     scene = Edit(positive=positive, negative=negative)
     made, plain = scene.stock(), scene.stock(scene.model)
-    reference = scene.sample(scene.mirror, model=scene.control(), positive=scene.target, cfg=3.0, negative=scene.empty)
+    mirrored = scene.sample(scene.mirror, model=scene.control(), positive=scene.target, cfg=3.0, negative=scene.empty)
     run = run_graph(scene)
     expected = reference(scene, run, mutual_control(positive, negative))
-    assert close(edited(run, made), expected) and close(edited(run, reference), expected)
+    assert close(edited(run, made), expected) and close(edited(run, mirrored), expected)
     assert (edited(run, plain) - expected).abs().max() > 3e-3
     wrong = reference(scene, run, mutual_control(positive, "source" if negative != "source" else "none"))
     assert (wrong - expected).abs().max() > 1e-3, "the negative's mode matters"

@@ -113,8 +113,8 @@ def test_mirror_sample_does_as_a_stock_sampler(run_graph):
     pair = [scene.sample(scene.mirror, model=scene.control(), positive=scene.target, cfg=3.0, negative=scene.empty,
                          exact=exact) for exact in ("off", "source")]
     run = run_graph(scene)
-    for reference in pair:
-        assert close(edited(run, reference), edited(run, made))
+    for sampled in pair:
+        assert close(edited(run, sampled), edited(run, made))
     plain = run.outputs[scene.mirror.id][2].reconstruction[-1] / 0.18215
     assert torch.allclose(run.outputs[pair[0].id][1]["samples"], plain, atol=1e-3), "the source branch is left alone"
 
@@ -175,7 +175,7 @@ def test_local_blend_is_the_papers(run_graph, parity):
     settings = {"blend_words": "cat, dog", "subtract_words": "car", "blend_from": 0.2, "blend_threshold": 0.9}
     scene = Edit(SWAPPED, parity=parity, **settings)
     made = scene.stock()
-    reference = scene.sample(scene.mirror, model=scene.control(), positive=scene.target, cfg=3.0, negative=scene.empty)
+    mirrored = scene.sample(scene.mirror, model=scene.control(), positive=scene.target, cfg=3.0, negative=scene.empty)
     run = run_graph(scene)
     blend = Blend(([CAT], [CAT]), ([9], [9]), parity, threshold=0.9)
     expected = reference(scene, run, swapped, blend=blend)
@@ -184,7 +184,7 @@ def test_local_blend_is_the_papers(run_graph, parity):
     recorded = run.outputs[scene.mirror.id][2].latents[-1]
     outside = ~blend.masks[-1].expand_as(recorded)
     assert torch.allclose(edited(run, made)[outside], recorded[outside], atol=1e-3)
-    kept = (edited(run, reference) - recorded).abs().amax(dim=1) < 1e-3
+    kept = (edited(run, mirrored) - recorded).abs().amax(dim=1) < 1e-3
     assert 0.02 < kept.float().mean() < 0.98, "in MirrorSample too"
     mask = run.outputs[scene.control.id][1]
     assert mask.shape == (2, 8, 12) and set(mask.unique().tolist()) == {0.0, 1.0}

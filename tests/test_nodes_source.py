@@ -12,7 +12,7 @@ SAMPLERS = ["KSamplerAdvanced", "SamplerCustomAdvanced", "MirrorSample"]
 @pytest.fixture
 def patched(host):
     """patched(seen, **attach's) -> the id of a node MODEL, MIRROR -> MODEL that reads each layer's source queries."""
-    source, attention = (host.pack_module(f"nodes.host.{name}") for name in ("source", "attention"))
+    source, attention = (host.pack_module(f"nodes.host.{name}") for name in ("reference_pass", "attention"))
 
     def make(seen, sides=(0,), conditioning=None):
         def attend(q, k, v, extra, onward):

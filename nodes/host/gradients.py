@@ -2,8 +2,9 @@
 
 The executor runs nodes in inference mode, so the weights are inference tensors, which autograd refuses to save; and on
 a GPU the host may stream weights through buffers that later layers overwrite, which autograd would not notice. Hence:
-weights that stay resident are re-wrapped as normal tensors over the same memory (`launder`), and on a GPU every layer
-also gets a private clone of its weight for each call (`clone_weights_per_call`), which checkpointing keeps short-lived.
+weights that stay resident are re-wrapped as normal tensors over the same memory (`make_weights_normal`), and on a GPU
+every layer also gets a private clone of its weight for each call (`clone_weights_per_call`), which checkpointing keeps
+short-lived.
 """
 
 from collections.abc import Iterator
