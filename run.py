@@ -1,4 +1,4 @@
-"""One command for everything: python run.py demo | test | serve | bench | train | graphs | lint.
+"""One command for everything: python run.py demo | test | serve | bench | train | graphs | marks | lint.
 
     demo    run the shipped graphs through a real ComfyUI and write pictures and a report to output/
     test    run the tests (further arguments go to pytest)
@@ -6,6 +6,7 @@
     bench   measure: python run.py bench [NAME] [--json FILE]
     train   make the weights of the demo model again
     graphs  write the template graphs in workflows/ again
+    marks   draw the icon and the banner in docs/ again
     lint    ruff, with the rules of pyproject.toml
 
 The first use makes an environment with pinned packages and ComfyUI in a per-user cache folder; later ones reuse it.
@@ -26,7 +27,8 @@ from pathlib import Path
 # This file keeps to what Python 3.6 understands, so that an old one gets a message instead of a syntax error.
 OLDEST, NEWEST = (3, 10), (3, 14)
 INSIDE = "MIRROR_INSIDE"            # set for the process that runs in the environment
-MODULES = {"demo": "demo.run_demo", "bench": "bench.run", "train": "demo.train", "graphs": "demo.graphs"}
+MODULES = {"demo": "demo.run_demo", "bench": "bench.run", "train": "demo.train", "graphs": "demo.graphs",
+           "marks": "demo.marks"}
 
 
 def main(argv: list) -> int:

@@ -26,9 +26,9 @@ LENS = (222, 234, 246)
 INK, WHITE, PINK, MUZZLE = (34, 28, 32), (250, 250, 246), (236, 146, 156), (246, 236, 220)
 
 
-def render(s: Scene) -> Image.Image:
-    """The picture of a scene, RGB, `SIZE` x `SIZE`."""
-    canvas = Image.new("RGB", (SIZE * OVER,) * 2)
+def render(s: Scene, size: int = SIZE) -> Image.Image:
+    """The picture of a scene, RGB, `size` x `size`."""
+    canvas = Image.new("RGB", (size * OVER,) * 2)
     _background(canvas, s)
     pen = Pen(canvas, s)
     coat = _shift(COAT_RGB[s.coat], s.nuisance.tint[0] * .05)
@@ -38,7 +38,7 @@ def render(s: Scene) -> Image.Image:
     _face(pen, s, coat)
     if s.hat != "none":
         _hat(pen, s)
-    return _light(canvas.resize((SIZE, SIZE), Image.Resampling.BOX), s)
+    return _light(canvas.resize((size, size), Image.Resampling.BOX), s)
 
 
 def render_array(s: Scene) -> np.ndarray:
@@ -294,6 +294,6 @@ def _hat(pen, s: Scene):
 
 def _light(picture: Image.Image, s: Scene) -> Image.Image:
     angle, strength = s.nuisance.light
-    v, u = np.mgrid[0:SIZE, 0:SIZE] / (SIZE - 1) - .5
+    v, u = np.mgrid[0:picture.height, 0:picture.width] / (picture.width - 1) - .5
     gain = s.nuisance.exposure * (1 + strength * (u * np.cos(angle) + v * np.sin(angle)))
     return Image.fromarray(np.clip(np.asarray(picture, np.float32) * gain[..., None] + .5, 0, 255).astype(np.uint8))
