@@ -1,4 +1,5 @@
-"""One command for everything: python run.py demo | test | serve | bench | train | graphs | marks | lint.
+"""One command for everything: python run.py demo | test | serve | bench | train | graphs | marks |
+locales | lint.
 
     demo    run the shipped graphs through a real ComfyUI and write pictures and a report to output/
     test    run the tests (further arguments go to pytest)
@@ -7,6 +8,7 @@
     train   make the weights of the demo model again
     graphs  write the template graphs in workflows/ again
     marks   draw the icon and the banner in docs/ again
+    locales write the editor's words in other languages again, from locales/words.csv
     lint    ruff, with the rules of pyproject.toml
 
 The first use makes an environment with pinned packages and ComfyUI in a per-user cache folder; later ones reuse it.
@@ -28,7 +30,7 @@ from pathlib import Path
 OLDEST, NEWEST = (3, 10), (3, 14)
 INSIDE = "MIRROR_INSIDE"            # set for the process that runs in the environment
 MODULES = {"demo": "demo.run_demo", "bench": "bench.run", "train": "demo.train", "graphs": "demo.graphs",
-           "marks": "demo.marks"}
+           "marks": "demo.marks", "locales": "harness.locales"}
 
 
 def main(argv: list) -> int:
