@@ -8,7 +8,7 @@ import comfy.sample
 import comfy.samplers
 import folder_paths
 import torch
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 from torch import Tensor
 
 from ...mirror_ops.guidance.classifier_free import Denoiser
@@ -28,6 +28,7 @@ from ..host import families
 from ..host.conditioning import text_of
 from ..host.denoiser import Walk, run
 from ..mirror.exact import prompts_at
+from ..reports import shown
 from ..types import category
 from .energies import EnergyType
 
@@ -132,7 +133,7 @@ class MirrorLatentGuidance(io.ComfyNode):
         table = _table(state, energy)
         noise = GivenNoise(_kept(state, plan)[0])
         latents = ({"samples": model.model.process_latent_out(x).cpu()} for x in (found, unguided))
-        return io.NodeOutput(*latents, noise, table, ui=ui.PreviewText(table))
+        return io.NodeOutput(*latents, noise, table, ui=shown(table))
 
 
 def _walked(walk: Walk, vae, terms: tuple, plan: Plan, state: State) -> tuple[Tensor, Tensor, State]:

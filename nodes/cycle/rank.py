@@ -4,7 +4,7 @@ from itertools import product
 from typing import NamedTuple
 
 import torch
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 from torch import Tensor
 
 from ...mirror_ops.measure.perceptual import directional_similarity
@@ -14,6 +14,7 @@ from ..host import families
 from ..host.clip_space import check_belong, image_embedding, text_embedding
 from ..host.denoiser import Walk, run
 from ..mirror.exact import denoiser_of, prompts_at, solver_context
+from ..reports import shown
 from ..types import category
 from .encode import Encoder, chosen, encoder_input, levels
 
@@ -94,7 +95,7 @@ class CycleDiffusionRank(io.ComfyNode):
         scores = torch.stack([_score(vae, clip_vision, latent, before, texts) for latent in latents])  # [N, B]
         best = torch.stack([latents[k][b] for b, k in enumerate(scores.argmax(dim=0).tolist())])
         table, score = _table(list(edits), scores), scores.max(dim=0).values.mean().item()
-        return io.NodeOutput(vae.decode(best), {"samples": best}, score, table, ui=ui.PreviewText(table))
+        return io.NodeOutput(vae.decode(best), {"samples": best}, score, table, ui=shown(table))
 
 
 def _embedded(clip, text: str, name: str) -> Tensor:

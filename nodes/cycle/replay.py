@@ -4,7 +4,7 @@ from functools import partial
 
 import comfy.samplers
 import torch
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 from torch import Tensor
 
 from ...mirror_ops.stochastic.dpm_encoder import Code
@@ -13,6 +13,7 @@ from ...mirror_ops.walks.ddim import unscaled
 from ..files import trajectory_and_direction as files
 from ..host import families
 from ..mirror.exact import EditFriendly, SolverContext, replay
+from ..reports import shown
 from ..types import category
 
 CodeType = io.Custom("MIRROR_CODE")
@@ -115,7 +116,7 @@ class CycleDiffusionSave(io.ComfyNode):
     def execute(cls, code: NoiseCode, filename_prefix) -> io.NodeOutput:
         path, name = files.new_file(filename_prefix)
         save_code(code, path)
-        return io.NodeOutput(name, ui=ui.PreviewText(name))
+        return io.NodeOutput(name, ui=shown(name))
 
 
 class CycleDiffusionLoad(io.ComfyNode):

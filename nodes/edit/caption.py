@@ -2,11 +2,12 @@
 
 import comfy.utils
 import torch
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 from torch import Tensor
 
 from ...mirror_ops.directions.sentences import fill
 from ..host.local_models import library, loaded, model_folder, stopping
+from ..reports import shown
 from ..types import category
 
 ASKS = "Provide a caption for images containing {a} {word}."
@@ -46,7 +47,7 @@ class MirrorCaption(io.ComfyNode):
         with loaded(transformers.AutoModelForImageTextToText, folder) as network:
             processor = transformers.AutoProcessor.from_pretrained(folder, local_files_only=True)
             captions = [_caption(network, processor, picture, begin, longest, transformers) for picture in image]
-        return io.NodeOutput(captions, ui=ui.PreviewText("\n".join(captions)))
+        return io.NodeOutput(captions, ui=shown("\n".join(captions)))
 
 
 def _caption(network, processor, picture: Tensor, begin: str, longest: int, transformers) -> str:
@@ -100,7 +101,7 @@ class MirrorSentences(io.ComfyNode):
             write = _writer(network, tokenizer, transformers)
             sentences = _write_all(write, fill((instruction,), names), count, seed)
         text = "\n".join(sentences)
-        return io.NodeOutput(text, ui=ui.PreviewText(text))
+        return io.NodeOutput(text, ui=shown(text))
 
 
 def _write_all(write, asks: list[str], count: int, seed: int) -> list[str]:

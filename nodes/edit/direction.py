@@ -2,7 +2,7 @@
 
 import comfy.model_management
 import comfy.utils
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 from torch import Tensor
 
 from ...mirror_ops.directions.direction import EditDirection, agreement, direction_report, mean_difference, ramped
@@ -11,6 +11,7 @@ from ...mirror_ops.walks.trajectory import cpu
 from ..files.trajectory_and_direction import changed_at, existing_file
 from ..host.conditioning import Conditioning
 from ..host.words import length
+from ..reports import shown
 from ..types import DirectionType, category
 
 AS_GIVEN, FILES = "as given", "text files"
@@ -72,7 +73,7 @@ class CLIPDomainDirection(io.ComfyNode):
         )
         swap = texts[1][0] - texts[0][0]
         report = direction_report(direction, agreement(*texts), swap)
-        return io.NodeOutput(direction, report, ui=ui.PreviewText(report))
+        return io.NodeOutput(direction, report, ui=shown(report))
 
 
 def _sentences(text: str, sentences: str, name: str) -> list[str]:

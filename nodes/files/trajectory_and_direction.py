@@ -4,10 +4,11 @@ import os
 from pathlib import Path
 
 import folder_paths
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
 from ...mirror_ops.directions.direction import load_direction, load_pt_pair, save_direction
 from ...mirror_ops.walks.trajectory import load_mirror, save_mirror
+from ..reports import shown
 from ..types import DirectionType, MirrorType, category
 
 READABLE = (".safetensors", ".pt")
@@ -74,7 +75,7 @@ class MirrorSaveTrajectory(io.ComfyNode):
     def execute(cls, mirror, filename_prefix) -> io.NodeOutput:
         path, name = new_file(filename_prefix)
         save_mirror(mirror, path)
-        return io.NodeOutput(name, ui=ui.PreviewText(name))
+        return io.NodeOutput(name, ui=shown(name))
 
 
 class MirrorLoadTrajectory(io.ComfyNode):
@@ -112,7 +113,7 @@ class MirrorSaveDirection(io.ComfyNode):
     def execute(cls, direction, filename_prefix) -> io.NodeOutput:
         path, name = new_file(filename_prefix)
         save_direction(direction, path)
-        return io.NodeOutput(name, ui=ui.PreviewText(name))
+        return io.NodeOutput(name, ui=shown(name))
 
 
 class MirrorLoadDirection(io.ComfyNode):

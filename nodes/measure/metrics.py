@@ -3,13 +3,14 @@
 import math
 
 import torch
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 from torch import Tensor
 
 from ...mirror_ops.measure.metrics import psnr, ssim
 from ...mirror_ops.measure.perceptual import clip_score, directional_similarity, structure_distance
 from ...mirror_ops.measure.within import psnr_within, ssim_within
 from ..host.clip_space import text_embedding
+from ..reports import shown
 from ..types import category
 
 # Name of each figure, its decimals in the table, and what it says.
@@ -75,7 +76,7 @@ class MirrorMetrics(io.ComfyNode):
             found |= _seen(clip_vision, x, truth, texts)
         table = _table(found)
         means = [found[name].mean().item() if name in found else math.nan for name in FIGURES]
-        return io.NodeOutput(*means, table, ui=ui.PreviewText(table))
+        return io.NodeOutput(*means, table, ui=shown(table))
 
 
 def _pair(image: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:

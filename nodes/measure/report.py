@@ -1,13 +1,14 @@
 """MirrorReport: how good a mirror is, before any edit."""
 
 import torch
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 from torch import Tensor
 
 from ...mirror_ops.measure.curve import draw_curves
 from ...mirror_ops.measure.metrics import psnr, ssim
 from ...mirror_ops.walks.trajectory import Mirror
 from ..host.families import to_picture_space
+from ..reports import shown
 from ..types import MirrorType, category
 
 HOLDS, WAVERS = 0.02, 0.1  # relative displacement of the picture
@@ -53,7 +54,7 @@ class MirrorReport(io.ComfyNode):
         hint = _hint(mirror, displacement, quality)
         picture = torch.from_numpy(curve.copy()).float()[None] / 255
         cost = mirror.meta["forwards"], mirror.meta["backwards"]
-        return io.NodeOutput(picture, displacement, quality, likeness, hint, *cost, ui=ui.PreviewText(hint))
+        return io.NodeOutput(picture, displacement, quality, likeness, hint, *cost, ui=shown(hint, picture, cls))
 
 
 def _latents(mirror: Mirror) -> tuple[Tensor, Tensor]:
