@@ -129,7 +129,7 @@ def patches_of(host, mirror, prox, published, pull=None, rate=0.0):
     return patches
 
 
-def as_the_host_calls(patches, x, sigma, cond, base, scale):
+def as_the_host_calls(branch, patches, x, sigma, cond, base, scale):
     """A guided prediction, with post-cfg functions, as comfy.samplers.cfg_function makes it in an edit branch."""
     sampling = SimpleNamespace(timestep=lambda s: (TABLE.log() - s.log()).abs().argmin())
     denoised = base + scale * (cond - base)
@@ -137,7 +137,7 @@ def as_the_host_calls(patches, x, sigma, cond, base, scale):
         denoised = patch({
             "denoised": denoised, "cond_denoised": cond, "uncond_denoised": base, "cond_scale": scale, "input": x,
             "sigma": sigma.expand(len(x)), "cond": [], "uncond": [], "model": SimpleNamespace(model_sampling=sampling),
-            "model_options": {"transformer_options": {"mirror_branch": "edit"}}})
+            "model_options": {"transformer_options": {"mirror_branch": branch}}})
     return denoised
 
 
@@ -149,6 +149,7 @@ def test_proximal_walks_equal_the_straight_line(host, mirror, published, pull):
 
     def edit(x, sigma, i):
         return as_the_host_calls(
+            host.pack_module("nodes.host.branches").Branch.EDIT,
             patches, x, sigma, toy_denoise(x, sigma, TARGET), toy_denoise(x, sigma, SOURCE), SCALE)
 
     def back(x, sigma, i):

@@ -1,5 +1,7 @@
 """The source branch beside an edit: the network at the mirror's own latents, at the very step, in any sampler."""
 
+import copy
+
 import pytest
 import torch
 
@@ -11,27 +13,29 @@ SAMPLERS = ["KSamplerAdvanced", "SamplerCustomAdvanced", "MirrorSample"]
 
 @pytest.fixture
 def patched(host):
-    """patched(seen, **attach's) -> the id of a node MODEL, MIRROR -> MODEL that reads each layer's source queries."""
-    source, attention = (host.pack_module(f"nodes.host.{name}") for name in ("reference_pass", "attention"))
+    """patched(seen, **attach's) -> the id of a node MODEL, MIRROR -> MODEL that reads each layer's source queries; one
+    without a mirror if `alone`."""
+    source, reference_pass, attention = (host.pack_module(f"nodes.host.{name}") for name in (
+        "attach", "reference_pass", "attention"))
 
-    def make(seen, sides=(0,), conditioning=None):
+    def make(seen, sides=(0,), conditioning=None, alone=False):
         def attend(q, k, v, extra, onward):
-            reference = source.get_reference(extra)
-            if reference.recording:
+            reference = source.active_reference(extra)
+            if reference is not None and reference.recording:
                 reference.keep("test", extra, lambda rows: q[rows].clone())
-            elif not source.is_source(extra):
+            elif reference is not None:
                 for side, rows in reference.rows(extra, len(q)):
                     kept = reference.read("test", extra, side)
-                    seen.append((reference.step, side, source.layer_of(extra), kept, len(q[rows])))
+                    seen.append((reference.step, side, reference_pass.layer_of(extra), kept, len(q[rows])))
             return onward(q, k, v, extra)
 
-        def patch(model, mirror):
+        def patch(model, mirror=None):
             model = model.clone()
             source.attach(model, mirror, conditioning, sides)
             attention.replace_attention(model, "attn2", attend)
             return model
 
-        return node(patch, ("MODEL",), {"model": "MODEL", "mirror": "MIRROR"})
+        return node(patch, ("MODEL",), {"model": "MODEL"} if alone else {"model": "MODEL", "mirror": "MIRROR"})
 
     return make
 
@@ -156,5 +160,95 @@ def test_an_interrupt_leaves_nothing(run_graph, patched):
     run = run_graph(scene, cached=True)
     for output in (scene.model, patch()):
         options = run.outputs[output[0]][0].model_options["transformer_options"]
-        assert "mirror_beside" not in options and "sample_sigmas" not in options
+        assert "mirror_reference" not in options and "sample_sigmas" not in options
     assert "mirror_source" not in run.outputs[scene.model[0]][0].model_options["transformer_options"]
+
+
+def shared_walk(host, cfg=3.0):
+    """A node MODEL, before, after, LATENT -> the edit's latents: both sides walked under the same fresh noise."""
+    denoiser, attach = (host.pack_module(f"nodes.host.{name}") for name in ("denoiser", "attach"))
+    Branch = host.pack_module("nodes.host.branches").Branch
+
+    def walk(model, before, after, negative, latent):
+        sigmas, generator = torch.tensor([8.0, 3.0, 1.0, 0.0]), torch.Generator().manual_seed(0)
+
+        def algorithm(on):
+            clean = edit = on.latent_in(latent["samples"])
+            texts = [on.prompts[name].entries for name in ("before", "after", "negative")]
+            for sigma, sigma_next in zip(on.sigmas[:-1], on.sigmas[1:], strict=True):
+                noise = sigma * torch.randn(clean.shape, generator=generator)
+                source = on.denoise(clean + noise, sigma, texts[0], branch=Branch.SOURCE)
+                edited = on.denoise(edit + noise, sigma, texts[1], texts[2], cfg, branch=Branch.EDIT)
+                edit = edit + (sigma_next - sigma) * (edit - edited - clean + source) / sigma
+            return edit
+
+        prompts = {"positive": before, "before": before, "after": after, "negative": negative}
+        edit, count = denoiser.run(model, latent["samples"], sigmas, prompts, algorithm, evaluations=9,
+                                   reference=attach.SHARED_NOISE)
+        return edit, count.forwards
+
+    kinds = {"model": "MODEL", "before": "CONDITIONING", "after": "CONDITIONING", "negative": "CONDITIONING",
+             "latent": "LATENT"}
+    return node(walk, ("LATENT", "INT"), kinds)
+
+
+@pytest.mark.parametrize("with_mirror", [False, True])
+def test_a_walk_under_shared_noise_is_its_own_source(host, run_graph, patched, with_mirror):
+    """What controls read is the source side's own evaluation at this very step; it takes no pass more."""
+    seen, scene = [], Scene(steps=4)
+    mirror = scene.invert(Scene.NONE)(2) if with_mirror else None
+    plain = scene.add(shared_walk(host), model=scene.model, before=scene.source, after=scene.text("a dog"),
+                      negative=scene.source, latent=scene.latent)
+    given = {"mirror": mirror} if with_mirror else {}
+    model = scene.add(patched(seen, (0, 1), alone=not with_mirror), model=scene.model, **given)
+    read = scene.add(shared_walk(host), model=model(), before=scene.source, after=scene.text("a dog"),
+                     negative=scene.source, latent=scene.latent)
+    run = run_graph(scene)
+    assert torch.equal(run.outputs[read.id][0], run.outputs[plain.id][0])
+    assert run.outputs[read.id][1] == run.outputs[plain.id][1] == 3 * 3
+    assert len(seen) == 3 * 7 * 2
+    text, clean = run.outputs[scene.source[0]][0][0][0], run.outputs[scene.latent[0]][0]["samples"] * 0.18215
+    generator = torch.Generator().manual_seed(0)
+    for i, sigma in enumerate(torch.tensor([8.0, 3.0, 1.0])):
+        x = clean + sigma * torch.randn(clean.shape, generator=generator)
+        expected = queries(run.outputs[scene.model[0]][0], x, sigma, text)
+        for side in (0, 1):  # the negative says the same as the source
+            for a, b in zip([entry[3] for entry in seen if entry[:2] == (i, side)], expected, strict=True):
+                assert torch.allclose(a, b, rtol=0, atol=1e-4)
+
+
+def test_under_shared_noise_another_negative_takes_a_row_of_its_own(host, run_graph, patched):
+    seen, scene = [], Scene()
+    model = scene.add(patched(seen, (0, 1), alone=True), model=scene.model)
+    made = scene.add(shared_walk(host), model=model(), before=scene.source, after=scene.text("a dog"),
+                     negative=scene.empty, latent=scene.latent)
+    run = run_graph(scene)
+    assert run.outputs[made.id][1] == 3 * 4
+    x = run.outputs[scene.latent[0]][0]["samples"] * 0.18215
+    x = x + 8 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
+    empty = run.outputs[scene.empty[0]][0][0][0]
+    expected = queries(run.outputs[scene.model[0]][0], x, torch.tensor(8.0), empty)
+    for a, b in zip([entry[3] for entry in seen if entry[:2] == (0, 1)], expected, strict=True):
+        assert torch.allclose(a, b, rtol=0, atol=1e-4)
+
+
+def test_a_control_without_a_mirror_needs_a_walk_with_a_source(run_graph, patched):
+    seen, scene = [], Scene(steps=2)
+    mirror = scene.invert(Scene.NONE)
+    model = scene.add(patched(seen, alone=True), model=scene.model)
+    made = sampled(scene, "MirrorSample", model(), mirror, exact="source")
+    run_graph(scene)
+    assert len([entry for entry in seen if entry[1] == 0]) >= 2 * 7, "MirrorSample has a mirror of its own"
+    scene.ksampler(mirror(0), scene.source, scene.empty, 3.0, model=model())
+    assert "Connect `mirror` to the control node" in failure(run_graph, scene) and made
+
+
+def test_a_mirror_that_was_loaded_again_is_the_same(run_graph, patched):
+    scene = Scene(steps=2)
+    mirror = scene.invert(Scene.NONE)
+    again = scene.add(node(lambda m: type(m)(**{k: copy.deepcopy(v) for k, v in vars(m).items()}), ("MIRROR",),
+                           {"m": "MIRROR"}), m=mirror(2))
+    model = scene.add(patched([]), model=scene.model, mirror=mirror(2))
+    model = scene.add(patched([]), model=model(), mirror=again())
+    scene.ksampler(mirror(0), scene.source, scene.empty, 3.0, model=model())
+    run_graph(scene)

@@ -11,9 +11,11 @@ from torch import Tensor
 from ...mirror_ops.attention.cross_attention_guidance import carried, cycle_weights, descend, loss_scale, map_loss
 from ...mirror_ops.walks.trajectory import Mirror
 from ..host import families, gradients
+from ..host.attach import attach, get_reference
 from ..host.attention import CROSS, attention_layers, probabilities, replace_attention
+from ..host.branches import Control, acts
 from ..host.denoiser import make_differentiable
-from ..host.reference_pass import BRANCH, NEGATIVE, POSITIVE, ReferencePass, attach, get_reference, is_source, layer_of
+from ..host.reference_pass import NEGATIVE, POSITIVE, ReferencePass, layer_of
 from ..types import MirrorType, category
 
 KEY, LOSS, LEAD = "mirror_cross_attention_guidance", "mirror_map_loss", "mirror_lead"
@@ -53,8 +55,7 @@ class MirrorCrossAttentionGuidance(io.ComfyNode):
         on_gpu = patcher.load_device.type != "cpu"
         wanted = CHECKPOINTING[checkpointing]
         checkpoint = on_gpu if wanted is None else wanted
-        weights = cycle_weights(mirror.steps) if cycle else {}
-        guidance = Guidance(amount, sides, weights, largest, checkpoint)
+        guidance = Guidance(amount, sides, cycle, largest, checkpoint)
         replace_attention(patcher, CROSS, guidance.attend, chosen)
         patcher.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, KEY, guidance.predict)
         patcher.add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, KEY, _each_half_at_its_latent)
@@ -115,7 +116,7 @@ class Guidance:
 
     amount: float
     sides: tuple[int, ...]
-    cycle: dict[int, float]  # {step: weight}
+    cycle: bool
     largest: int
     checkpoint: bool
 
@@ -123,14 +124,15 @@ class Guidance:
         """Wraps a guider's prediction: first descends, then predicts there, and tells it for where the sampler is."""
         guider, options = executor.class_obj, model_options["transformer_options"]
         reference = get_reference(options)
-        if reference is None or options.get(BRANCH) in ("source", "look") or not self.amount:
+        if reference is None or not acts(Control.GRADIENT, options) or not self.amount:
             return executor(x, sigma, model_options, seed)
         prompts = [guider.conds["positive"], _guided_away_from(guider)]
         reference.record(guider.inner_model, prompts, x, sigma, model_options)
         latents = {side: x for side in self.sides if prompts[side]}
-        if reference.step in self.cycle:
+        weight = cycle_weights(reference.steps).get(reference.step) if self.cycle else None
+        if weight is not None:
             kept = [reference.prompt, prompts[NEGATIVE]]
-            latents = self._descended(reference, latents, kept, sigma, model_options, self.cycle[reference.step])
+            latents = self._descended(reference, latents, kept, sigma, model_options, weight)
         latents = self._descended(reference, latents, prompts, sigma, model_options)
         base = latents.get(NEGATIVE, latents[POSITIVE])
         if NEGATIVE in latents:
@@ -217,7 +219,7 @@ def _each_half_at_its_latent(executor, model, conds: list, x: Tensor, sigma: Ten
     """The positive prompt is evaluated at x + lead, the others at x; as noise predictions all stand at x."""
     options = model_options["transformer_options"]
     lead = options.get(LEAD)
-    if lead is None or is_source(options) or LOSS in options or conds[0] is None:
+    if lead is None or not acts(Control.GRADIENT, options) or LOSS in options or conds[0] is None:
         return executor(model, conds, x, sigma, model_options)
     positive, *_ = executor(model, [conds[0], *(None for _ in conds[1:])], x + lead, sigma, model_options)
     _, *others = executor(model, [None, *conds[1:]], x, sigma, model_options)

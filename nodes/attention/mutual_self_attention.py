@@ -9,8 +9,9 @@ from torch import Tensor
 
 from ...mirror_ops.attention.mutual_self_attention import JOINT, OWN, SOURCE, masked_mutual, mutual, unit_area
 from ...mirror_ops.walks.trajectory import Mirror
+from ..host.attach import active_reference, attach
 from ..host.attention import CROSS, SELF, Attention, attention_layers, put_in_rows, replace_attention
-from ..host.reference_pass import NEGATIVE, POSITIVE, ReferencePass, active_reference, attach
+from ..host.reference_pass import NEGATIVE, POSITIVE, ReferencePass
 from ..host.word_maps import Texts, WordHeat, attention_maps, names
 from ..host.words import length
 from ..types import MirrorType, category

@@ -1,6 +1,8 @@
 """MirrorPromptToPrompt: the edited words draw as much attention, and in the same places, as the source's did."""
 
 import math
+from collections.abc import Callable
+from functools import cache
 
 import torch
 from comfy_api.latest import io
@@ -16,9 +18,10 @@ from ...mirror_ops.attention.prompt_to_prompt import (
     schedule,
 )
 from ...mirror_ops.walks.trajectory import Mirror, cpu
+from ..host.attach import attach, get_reference
+from ..host.branches import Branch
 from ..host.denoiser import Walk, run
 from ..host.prompt_control import LocalBlend, PromptControl
-from ..host.reference_pass import attach, get_reference
 from ..host.word_maps import Texts, WordHeat, names
 from ..host.words import length, positions, tokenized
 from ..types import MirrorType, category
@@ -83,7 +86,7 @@ class MirrorPromptToPrompt(io.ComfyNode):
         control = PromptControl(
             edit=_edit(texts, mode, _settings(reweight, 1, "reweight", "cat: 2"), parity),
             lengths=(texts.length, texts.target_length),
-            alpha=_schedule(mirror, texts, (cross_from, cross_until), _settings(windows, 2, "windows", "cat: 0 0.2")),
+            alpha=_schedule(texts, (cross_from, cross_until), _settings(windows, 2, "windows", "cat: 0 0.2")),
             own_until=self_until,
             own_pixels=self_largest**2,
             blend=_blend(mirror, texts, names(blend_words), names(subtract_words), blend_from, blend_threshold),
@@ -160,10 +163,11 @@ def _can_be_paired(before, after) -> bool:
     return True
 
 
-def _schedule(mirror: Mirror, texts: Texts, window: tuple, own: list[tuple[str, list[float]]]) -> Tensor:
-    """[T, target length] 1 where the source's maps are taken over."""
+def _schedule(texts: Texts, window: tuple, own: list[tuple[str, list[float]]]) -> Callable[[int], Tensor]:
+    """steps T -> [T, target length] 1 where the source's maps are taken over. ValueError for windows that are none."""
     found = [(positions(texts.clip, texts.target, [word])[0], tuple(window)) for word, window in own]
-    return schedule(mirror.steps, window, found, texts.target_length)
+    schedule(1, window, found, texts.target_length)  # raises what is to be raised
+    return cache(lambda steps: schedule(steps, window, found, texts.target_length))
 
 
 def _blend(mirror: Mirror, texts: Texts, words: list[str], left: list[str], begin: float, threshold: float):
@@ -173,7 +177,7 @@ def _blend(mirror: Mirror, texts: Texts, words: list[str], left: list[str], begi
         return None
     rows = [texts.masks(words), texts.masks(left)]
     heat = WordHeat(*(torch.stack([row[side] for row in rows]) for side in (0, 1)))
-    return LocalBlend(heat, int(begin * mirror.steps), threshold, bool(left))
+    return LocalBlend(heat, begin, threshold, bool(left))
 
 
 def _settings(text: str, count: int, name: str, example: str) -> list[tuple[str, list[float]]]:
@@ -206,7 +210,7 @@ def _recorded_mask(model, mirror: Mirror, texts: Texts, blend: LocalBlend | None
     def algorithm(walk: Walk) -> Tensor:
         for n, i in enumerate(looks):
             latent = mirror.latents[i].to(walk.device)
-            walk.denoise(latent, walk.sigmas[i], walk.prompts["positive"].entries, branch="look")
+            walk.denoise(latent, walk.sigmas[i], walk.prompts["positive"].entries, branch=Branch.PROBE)
             walk.progress.reached(n + 1, walk.denoised)
         return blend.mask(get_reference(walk.model_options["transformer_options"]), mirror.steps)
 

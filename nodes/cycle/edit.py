@@ -10,6 +10,7 @@ from ...mirror_ops.stochastic.dpm_encoder import cycle_diffusion, dpm_decode
 from ...mirror_ops.stochastic.sdedit import sdedit
 from ...mirror_ops.walks.precision import seen_in
 from ..host import families
+from ..host.branches import Branch
 from ..host.denoiser import Walk, run
 from ..mirror.exact import SolverContext, denoiser_of, prompts_at, solver_context
 from ..types import category
@@ -111,7 +112,7 @@ def _together(model, samples: Tensor, said: dict, wanted: dict, plan: Plan) -> t
         on, picture = solver_context(walk, model, plan.sigmas), walk.latent_in(samples).cpu().double()
         source, target = (
             seen_in(on.network, denoiser_of(walk, cfg, name, branch=branch))
-            for cfg, name, branch in ((plan.source_cfg, "source", "source"), (plan.cfg, "target", "edit"))
+            for cfg, name, branch in ((plan.source_cfg, "source", Branch.SOURCE), (plan.cfg, "target", Branch.EDIT))
         )
         edited = cycle_diffusion(
             source, target, picture, plan.sigmas.double(), None, None, encoder.eta, encoder.generator(), on.flow,
@@ -130,7 +131,7 @@ def _apart(model, decoder, samples: Tensor, said: dict, wanted: dict, plan: Plan
 
     def algorithm(walk: Walk) -> Tensor:
         on = solver_context(walk, decoder, plan.sigmas)
-        target = seen_in(on.network, denoiser_of(walk, plan.cfg, branch="edit"))
+        target = seen_in(on.network, denoiser_of(walk, plan.cfg, branch=Branch.EDIT))
         edited = dpm_decode(
             target, code.latents[0], code.noises, plan.sigmas.double(), None, plan.encoder.eta, on.flow,
             lambda i, x: walk.progress.reached(i + 1, walk.denoised),

@@ -12,6 +12,7 @@ from ...mirror_ops.stochastic.noise_code import NoiseCode
 from ...mirror_ops.walks.precision import seen_in
 from ...mirror_ops.walks.trajectory import Mirror, cpu
 from ..host import families
+from ..host.branches import Branch
 from ..host.conditioning import pooled_of, text_of
 from ..host.denoiser import Walk, run
 from ..mirror.exact import SolverContext, denoiser_of, prompts_at, solver_context
@@ -83,7 +84,7 @@ def encoded(model, samples: Tensor, sigmas: Tensor, encoder: Encoder, cfg: float
 
     def algorithm(walk: Walk) -> NoiseCode:
         on, picture = solver_context(walk, model, sigmas), walk.latent_in(samples).cpu().double()
-        denoise = seen_in(on.network, denoiser_of(walk, cfg, branch="source"))
+        denoise = seen_in(on.network, denoiser_of(walk, cfg, branch=Branch.SOURCE))
         code = dpm_encode(
             denoise, picture, sigmas.double(), None, encoder.eta, encoder.generator(), on.flow, encoder.path
         )

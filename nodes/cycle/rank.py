@@ -11,6 +11,7 @@ from ...mirror_ops.measure.perceptual import directional_similarity
 from ...mirror_ops.stochastic.dpm_encoder import dpm_decode, dpm_encode
 from ...mirror_ops.walks.precision import seen_in
 from ..host import families
+from ..host.branches import Branch
 from ..host.clip_space import check_belong, image_embedding, text_embedding
 from ..host.denoiser import Walk, run
 from ..mirror.exact import denoiser_of, prompts_at, solver_context
@@ -133,12 +134,12 @@ def _edits(
         on, picture, grid = solver_context(walk, model, sigmas), walk.latent_in(samples).cpu().double(), sigmas.double()
         found = {}
         for trial, source_cfg in product(range(trials), source_cfgs):
-            denoise = seen_in(on.network, denoiser_of(walk, source_cfg, "source", branch="source"))
+            denoise = seen_in(on.network, denoiser_of(walk, source_cfg, "source", branch=Branch.SOURCE))
             code = dpm_encode(
                 denoise, picture, grid, None, encoder.eta, encoder.generator(trial), on.flow, encoder.path
             )
             for cfg in cfgs:
-                denoise = seen_in(on.network, denoiser_of(walk, cfg, "target", branch="edit"))
+                denoise = seen_in(on.network, denoiser_of(walk, cfg, "target", branch=Branch.EDIT))
                 edit = dpm_decode(denoise, code.latents[0], code.noises, grid, None, encoder.eta, on.flow)
                 found[Candidate(trial, source_cfg, cfg, strength)] = model.model.process_latent_out(edit.float())
                 walk.progress.reached(walk.progress.done, walk.denoised)

@@ -9,6 +9,7 @@ from ...mirror_ops.regions.edit_mask import edited_region, probes, walked_region
 from ...mirror_ops.walks.sample import Locality, mirror_sample
 from ...mirror_ops.walks.trajectory import Mirror, cpu
 from ..host import families
+from ..host.branches import Branch
 from ..host.conditioning import Conditioning, check_batch, pooled_of, text_of, token_counts, with_pooled, with_text
 from ..host.denoiser import Walk, run
 from ..types import DirectionType, MirrorType, category
@@ -85,7 +86,8 @@ class MirrorSample(io.ComfyNode):
         evaluations = looked + mirror.steps * evaluations_a_step
         by_step = ("positive", "kept") if mirror.meta["side"] == "positive" else ("negative",)
         latents, count = run(
-            model, mirror.latents[-1], mirror.sigmas, prompts, algorithm, evaluations=evaluations, by_step=by_step
+            model, mirror.latents[-1], mirror.sigmas, prompts, algorithm, evaluations=evaluations, by_step=by_step,
+            reference=mirror,
         )
         edited, kept = ({"samples": model.model.process_latent_out(cpu(x))} for x in latents[:2])
         return io.NodeOutput(edited, kept, count.forwards / mirror.latents.shape[1], cpu(latents[2])[:, 0])
@@ -185,13 +187,13 @@ def _branches(walk: Walk, mirror: Mirror, change: Tensor, amounts: list[float], 
         return (negative or walk.prompts["kept"]).saying(rewritten[i])
 
     def source_branch(x: Tensor, sigma: Tensor, i: int) -> Tensor:
-        return walk.denoise(x, sigma, kept(i), against(i), mirror.meta["cfg"], branch="source")
+        return walk.denoise(x, sigma, kept(i), against(i), mirror.meta["cfg"], branch=Branch.SOURCE)
 
     def edit_branch(x: Tensor, sigma: Tensor, i: int) -> Tensor:
-        return walk.denoise(x, sigma, edited(i), against(i), cfgs[i], branch="edit")
+        return walk.denoise(x, sigma, edited(i), against(i), cfgs[i], branch=Branch.EDIT)
 
     def look(prompt):
-        return lambda x, sigma, i: walk.denoise(x, sigma, prompt(i), branch="look")
+        return lambda x, sigma, i: walk.denoise(x, sigma, prompt(i), branch=Branch.PROBE)
 
     return source_branch, edit_branch, (look(kept), look(edited))
 

@@ -12,11 +12,12 @@ from ...mirror_ops.guidance.proximal import EditMask, inversion_guidance, recons
 from ...mirror_ops.walks.ddim import euler, implied_denoised
 from ...mirror_ops.walks.trajectory import Mirror, cpu
 from ..host import families
+from ..host.branches import Control
 from ..host.conditioning import check_batch, text_of, with_pooled, with_text
 from ..host.denoiser import Walk, run
 from ..host.reference_pass import NEAR, check_shape, step_of
 from ..types import MirrorType, category
-from .proximal import Window, acts, guided, is_edit_alone, threshold_input, threshold_of, window_inputs
+from .proximal import Window, guided, is_edit_alone, is_guided, threshold_input, threshold_of, window_inputs
 
 ABOVE, PUBLISHED = "|difference| > threshold", "|proximal map| > threshold (as published)"
 
@@ -31,10 +32,10 @@ class Pull:
     window: Window
 
     def __call__(self, args: dict) -> Tensor:
-        if not acts(args, self.window):
+        if not is_guided(args, self.window, Control.PULL):
             return args["denoised"]
         x, denoised, sigma = args["input"], args["denoised"], args["sigma"].flatten()[0]
-        i, delta = step_of(self.mirror, sigma), args["cond_denoised"] - args["uncond_denoised"]
+        i, delta = step_of(self.mirror.sigmas, sigma), args["cond_denoised"] - args["uncond_denoised"]
         mask, sigma_next = self.mask(delta, sigma, is_edit_alone(args)), self.mirror.sigmas[i + 1].to(sigma)
         return implied_denoised(x, self.arrive(x, denoised, mask, i, sigma, sigma_next), sigma, sigma_next)
 
@@ -157,7 +158,7 @@ def _checked(mirror: Mirror):
     def sample(executor, noise, latent_image, sampler, sigmas, *args, **kwargs):
         check_shape(mirror, noise.shape)
         for sigma, sigma_next in zip(sigmas[:-1], sigmas[1:], strict=True):
-            recorded = mirror.sigmas[step_of(mirror, sigma) + 1].to(sigmas)
+            recorded = mirror.sigmas[step_of(mirror.sigmas, sigma) + 1].to(sigmas)
             if (sigma_next - recorded).abs() > NEAR * sigma:
                 raise ValueError(
                     f"The sampler goes from noise level {sigma:.4g} to {sigma_next:.4g}, the mirror to {recorded:.4g}: "

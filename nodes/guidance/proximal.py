@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...mirror_ops.guidance.proximal import Prox, Threshold, hard, soft, without_small
 from ..host import families
-from ..host.reference_pass import BRANCH, is_source
+from ..host.branches import Branch, Control, acts, branch_of
 from ..types import category
 
 PROXIMAL_MAPS = {"soft": soft, "hard": hard}
@@ -84,22 +84,22 @@ class Proximal:
     window: Window
 
     def __call__(self, args: dict) -> Tensor:
-        if not acts(args, self.window):
+        if not is_guided(args, self.window):
             return args["denoised"]
         delta = args["cond_denoised"] - args["uncond_denoised"]
         tau = self.threshold(delta, args["sigma"], alone=is_edit_alone(args))
         return without_small(args["denoised"], delta, args["cond_scale"], tau, self.prox)
 
 
-def acts(args: dict, window: Window) -> bool:
-    """Whether a post-cfg function has something to do: guidance, in its window, outside a source branch."""
-    source = is_source(args["model_options"].get("transformer_options", {}))
-    return args["uncond"] is not None and not source and window.holds(args["sigma"], args["model"].model_sampling)
+def is_guided(args: dict, window: Window, control: Control = Control.GUIDANCE) -> bool:
+    """Whether a post-cfg function has something to do: guidance, in its window, where this kind of control acts."""
+    here = acts(control, args["model_options"].get("transformer_options", {}))
+    return args["uncond"] is not None and here and window.holds(args["sigma"], args["model"].model_sampling)
 
 
 def is_edit_alone(args: dict) -> bool:
     """Whether the batch is MirrorSample's edit branch, whose source branch is evaluated by itself."""
-    return args["model_options"].get("transformer_options", {}).get(BRANCH) == "edit"
+    return branch_of(args["model_options"].get("transformer_options", {})) is Branch.EDIT
 
 
 def guided(model: ModelPatcher, patch: PostCfg, first: bool = False) -> ModelPatcher:

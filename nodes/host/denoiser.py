@@ -16,10 +16,12 @@ from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
+from ...mirror_ops.walks.trajectory import Mirror
 from . import gradients
+from .attach import SharedNoise, supply
+from .branches import Branch, marked
 from .conditioning import PART, Conditioning, split, stepwise, text_of, token_counts
 from .progress import Progress
-from .reference_pass import marked
 
 Result = TypeVar("Result")
 
@@ -120,18 +122,18 @@ class Walk:
 
     def denoise(
         self, x: Tensor, sigma: Tensor, positive: list, negative: list | None = None, cfg: float = 1.0, hold=None,
-        branch: str | None = None,
+        branch: Branch = Branch.SAMPLER,
     ) -> Tensor:
         """The guided prediction D [B, C, H, W] at (x, sigma): one call of the guider, as a stock sampler makes it.
 
         Differentiable in x and in the texts if gradients are enabled. `hold` is `positive` or `negative`: the one that
         stays the same while x does. It is then evaluated once, without gradient, and not again for this x.
-        `branch` is what patches read in the transformer options' "mirror_branch": "source" or "edit".
+        `branch` says whom the evaluation is for, and with that which controls on the model act (branches.py).
         """
         self.progress.evaluated()
         with_gradient = torch.is_grad_enabled()
         options = gradients.differentiable(self.model_options) if with_gradient else self.model_options
-        options = options if branch is None else marked(options, branch)
+        options = options if branch is Branch.SAMPLER else marked(options, branch)
         if hold is not None and cfg != 1 and "sampler_calc_cond_batch_function" not in options:
             options = {**options, "sampler_calc_cond_batch_function": lambda args: self._predict(args, hold)}
         scale = gradients.BackwardScale()
@@ -173,6 +175,7 @@ def run(
     *,
     evaluations: int,
     by_step: tuple[str, ...] = (),
+    reference: Mirror | SharedNoise | None = None,
     with_gradients: bool = False,
     checkpoint: bool = True,
 ) -> tuple[Result, Count]:
@@ -180,11 +183,13 @@ def run(
 
     latent [B, C, H, W] gives the shape and, to inpainting models, the picture; sigmas [T+1] are what patches see as
     the schedule; `prompts` maps names ("positive", "negative", any other) to CONDITIONING; those named in `by_step` are
-    passed step by step, as they leave when rewritten, because the host treats areas in them differently.
+    passed step by step, as they leave when rewritten, because the host treats areas in them differently. `reference`
+    is the source for controls on the model (attach.py): a mirror, or SHARED_NOISE if the walk evaluates it itself.
     `evaluations` bounds the progress. Raises ValueError, before any work, for prompts that cannot be rewritten.
     """
     patcher, count = model.clone(), Count()
     count.attach(patcher)
+    supply(patcher, reference)
     if with_gradients:
         gradients.raise_memory_estimate(patcher, gradients.ROOM_CHECKPOINTED if checkpoint else gradients.ROOM_PLAIN)
         gradients.add_control_out_of_place(patcher)

@@ -8,14 +8,15 @@ controlled, as in the paper.
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from ...mirror_ops.attention.prompt_to_prompt import injected, local_blend, self_attention_taken, word_area
-from ...mirror_ops.walks.ddim import euler
+from ...mirror_ops.walks.ddim import euler, implied_denoised
+from .attach import active_reference
 from .attention import CROSS, SELF, Attention, put_in_rows, replace_attention
-from .reference_pass import BRANCH, POSITIVE, ReferencePass, active_reference
+from .branches import Control
+from .reference_pass import POSITIVE, ReferencePass
 from .word_maps import WordHeat, attention_maps
 
 
@@ -23,18 +24,18 @@ from .word_maps import WordHeat, attention_maps
 class LocalBlend:
     """Where the edit may change the picture: the words' areas in both branches, less those of words left alone.
 
-    heat: row 0 the words, row 1 the words to leave alone; first: the first step at which it acts.
+    heat: row 0 the words, row 1 the words to leave alone; begin: the part of the walk after which it acts.
     """
 
     heat: WordHeat
-    first: int
+    begin: float
     threshold: float
     subtract: bool
 
     def mask(self, reference: ReferencePass, until: int) -> Tensor | None:
         """[B, 1, H, W] bool at the latent's size, from the maps of all steps up to and with `until`."""
         heats = self.heat.mean(reference, lambda step: step <= until)
-        return None if heats is None else self.area(heats, tuple(reference.source.mirror.latents.shape[-2:]))
+        return None if heats is None else self.area(heats, reference.size)
 
     def area(self, heats: tuple[Tensor, Tensor], size: tuple[int, int]) -> Tensor:
         """The same from the words' heat in the source and in the edit, each [B, 2, h, w]."""
@@ -52,13 +53,13 @@ class PromptControl:
     """The patches of one edit of one text.
 
     edit(source maps, target maps) -> maps: replacement or refinement, reweighted; lengths: tokens of both prompts;
-    alpha [T, target length]: `schedule`; own_until: the part of the walk in which self-attention is taken over, in
-    layers of at most `own_pixels`; injected_heat: the blend sees maps after injection, as in the official code.
+    alpha(steps) -> [T, target length]: `schedule`; own_until: the part of the walk in which self-attention is taken
+    over, in layers of at most `own_pixels`; injected_heat: the blend sees maps after injection (the official code).
     """
 
     edit: Callable[[Tensor, Tensor], Tensor]
     lengths: tuple[int, int]
-    alpha: Tensor
+    alpha: Callable[[int], Tensor]
     own_until: float
     own_pixels: int
     blend: LocalBlend | None = None
@@ -79,7 +80,7 @@ class PromptControl:
             reference.keep((self, CROSS), extra_options, lambda rows: (q[rows], k[rows]))
         if reference is None or reference.recording:
             return out
-        alpha = self.alpha[reference.step]
+        alpha = self.alpha(reference.steps)[reference.step]
         gathers = self.blend is not None and self.blend.heat.gathers(reference, extra_options)
         if not gathers and not alpha.any():
             return out
@@ -115,20 +116,18 @@ class PromptControl:
         return onward(q, k, v, extra_options)
 
     def keep_outside(self, args: dict) -> Tensor:
-        """The denoised with which Euler's step arrives at the recording outside the words' area.
+        """The denoised with which Euler's step arrives at the source outside the words' area.
 
-        x' = r x + (1 - r) D with r = sigma' / sigma, so D = (blended - r x) / (1 - r). Exact for euler and ddim.
+        Exact for euler and ddim.
         """
         options, denoised = args["model_options"].get("transformer_options", {}), args["denoised"]
-        reference = active_reference(options)
-        if reference is None or options.get(BRANCH) == "look" or reference.step < self.blend.first:
+        reference = active_reference(options, Control.PULL)
+        if reference is None or reference.recording or reference.step < int(self.blend.begin * reference.steps):
             return denoised
         mask = self.blend.mask(reference, reference.step)
         if mask is None:
             return denoised
-        mirror, i, x = reference.source.mirror, reference.step, args["input"]
-        sigma, sigma_next = (float(mirror.sigmas[n]) for n in (i, i + 1))
-        arrived = euler(x, denoised, torch.tensor(sigma).to(x), torch.tensor(sigma_next).to(x))
-        blended = local_blend(mirror.latents[i + 1].to(x), arrived, mask)
-        ratio = sigma_next / sigma
-        return (blended - ratio * x) / (1 - ratio)
+        x = args["input"]
+        sigma, sigma_next = (reference.sigmas[reference.step + n].to(x) for n in (0, 1))
+        blended = local_blend(reference.arrival(x), euler(x, denoised, sigma, sigma_next), mask)
+        return implied_denoised(x, blended, sigma, sigma_next)

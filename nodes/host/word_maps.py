@@ -69,7 +69,7 @@ def attention_maps(q: Tensor, k: Tensor, extra_options: dict, length: int) -> Te
 
 @dataclass(frozen=True, eq=False)
 class WordHeat:
-    """Gathers what words draw, layer by layer, in `beside.notes`.
+    """Gathers what words draw, layer by layer, in `reference.notes`.
 
     source [words, length], target [words, target_length]: 1 at each word's tokens.
     """
@@ -108,4 +108,4 @@ def _size(extra_options: dict) -> tuple[int, int]:
 
 
 def _longest(reference: ReferencePass) -> int:
-    return max(reference.source.mirror.latents.shape[-2:])
+    return max(reference.size)

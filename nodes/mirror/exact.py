@@ -18,6 +18,7 @@ from ...mirror_ops.stochastic.edit_friendly import edit_friendly_encode
 from ...mirror_ops.walks.ddim import InputScale
 from ...mirror_ops.walks.precision import seen_in
 from ..host import families
+from ..host.branches import Branch
 from ..host.conditioning import check_batch, text_of
 from ..host.denoiser import Walk, run
 from ..types import category
@@ -205,7 +206,7 @@ def prompts_at(cfg: float, positive, negative, batch: int) -> dict:
 
 
 def denoiser_of(
-    walk: Walk, cfg: float, positive: str = "positive", negative: str = "negative", branch: str | None = None
+    walk: Walk, cfg: float, positive: str = "positive", negative: str = "negative", branch: Branch = Branch.SAMPLER
 ) -> Denoiser:
     """The guided prediction, from and to the CPU, where the float64 state lies: not every device has float64.
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from ...mirror_ops.walks.sample import sample
 from ...mirror_ops.walks.trajectory import Mirror, cpu
 from ..host import families
+from ..host.branches import Branch
 from ..host.conditioning import check_batch, pooled_of, text_of
 from ..host.denoiser import Walk, run
 from ..types import MirrorType, category
@@ -87,7 +88,7 @@ def _walk_from(samples: Tensor, noise: Tensor, cfg: float):
         positive, negative = (walk.prompts.get(name) for name in ("positive", "negative"))
 
         def branch(x: Tensor, sigma: Tensor, i: int) -> Tensor:
-            return walk.denoise(x, sigma, positive.entries, negative and negative.entries, cfg, branch="source")
+            return walk.denoise(x, sigma, positive.entries, negative and negative.entries, cfg, branch=Branch.SOURCE)
 
         return sample(branch, sigmas, x, on_step=lambda i, x: walk.progress.reached(i + 1, walk.denoised))
 
