@@ -5,6 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from mirror_ops.walks.provenance import ModelIdentity, Provenance
+
 
 def mixture(*, channels: int = 4, components: int = 3, spread: float = 0.35, flow: bool = False) -> Callable:
     """The exact posterior mean E[x0 | x] of data whose pixels are drawn from a mixture of Gaussians. Nonlinear.
@@ -41,3 +43,9 @@ def karras(steps: int, highest: float = 14.6, lowest: float = 0.03, dtype=torch.
 def flow_grid(steps: int, dtype=torch.float64) -> Tensor:
     """[steps+1] even levels 1 ... 0 of a flow model."""
     return torch.linspace(1, 0, steps + 1, dtype=dtype)
+
+
+def provenance(method: str = "paper", **changes) -> Provenance:
+    """Of a mirror that no host made."""
+    model = ModelIdentity("Toy", "EPS", "EPS", "SD15", 4, "from 0.03 to 14.6", "float32", "0" * 12, "")
+    return Provenance(model, method, **changes)

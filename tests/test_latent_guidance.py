@@ -8,7 +8,7 @@ import torch
 from harness import tiny
 from harness.judge import eye
 from harness.results import GraphFailed
-from harness.tiny import Scene, flow, give, pictures, sdxl, unet
+from harness.tiny import Scene, flow, give, node, pictures, sdxl, unet
 
 
 class Guided(Scene):
@@ -129,6 +129,32 @@ def test_a_walk_goes_on_after_an_interruption_bit_for_bit(run_graph, tmp_path, m
     scene.guide(scene.text_energy(), eta=0.5, iterations=4, step=0.1, resume="mirror/walk")
     with pytest.raises(GraphFailed, match="other settings .step."):
         run_graph(scene)
+
+
+def test_a_walk_is_not_resumed_on_another_model_vae_or_lora(run_graph, tmp_path, monkeypatch):
+    import folder_paths
+    monkeypatch.setattr(folder_paths, "output_directory", str(tmp_path))
+    short = {"iterations": 1, "steps": 2, "resume": "walk"}
+    scene = Guided()
+    scene.guide(scene.text_energy(), **short)
+    run_graph(scene)
+
+    def softened(model):
+        model = model.clone()
+        name = next(name for name in model.model.state_dict() if name.endswith("to_q.weight"))
+        model.add_patches({name: ("diff", (torch.ones_like(model.model.state_dict()[name]),))}, 0.5)
+        return model
+
+    soft = node(softened, ("MODEL",), {"model": "MODEL"})
+    for named, change in (
+        ("model", lambda scene: {"model": scene.add(give(lambda: unet(seed=1), "MODEL"))()}),
+        ("model", lambda scene: {"model": scene.add(soft, model=scene.model)()}),
+        ("VAE", lambda scene: {"vae": scene.add(give(lambda: tiny.vae(seed=5), "VAE"))()}),
+    ):
+        scene = Guided()
+        scene.guide(scene.text_energy(), **short, **change(scene))
+        with pytest.raises(GraphFailed, match=f"other settings .{named}."):
+            run_graph(scene)
 
 
 def test_energies_add_up_and_a_picture_can_be_one(run_graph):

@@ -11,10 +11,12 @@ import pytest
 import torch
 
 from harness.tiny import Scene, node, pictures
+from harness.toys import provenance
 from mirror_ops.guidance.proximal import EditMask, Threshold, soft
 from mirror_ops.inversion.invert import invert
 from mirror_ops.rewriting.redescribe import redescribe
 from mirror_ops.rewriting.rewriters import NegativePrompt
+from mirror_ops.walks.provenance import Side
 from mirror_ops.walks.sample import mirror_sample
 from mirror_ops.walks.schedules import paper_grid, paper_timesteps, scaled_linear_sigmas
 from mirror_ops.walks.slerp import slerp
@@ -114,7 +116,7 @@ def toy_denoise(x, sigma, c):
 def mirror():
     sigmas = paper_grid(TABLE, STEPS)
     latents = invert(toy_denoise, X0, sigmas, SOURCE)
-    return Mirror(sigmas, latents, latents, SOURCE, SOURCE.expand(STEPS, 1, -1, -1), meta={"side": "negative"})
+    return Mirror(sigmas, latents, latents, SOURCE, SOURCE.expand(STEPS, 1, -1, -1), provenance(side=Side.NEGATIVE))
 
 
 def patches_of(host, mirror, prox, published, pull=None, rate=0.0):

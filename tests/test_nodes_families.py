@@ -88,7 +88,7 @@ def test_labels_differ_and_partial_walks_agree_with_the_stock_sampler(run_graph,
     run = run_graph(scene)
     assert len(run.outputs[mirror.id][3]) == 6
     assert relative_displacement(samples(run, stock), samples(run, mirror, 4)) < 1e-5
-    assert run.outputs[mirror.id][2].meta["label"] == label
+    assert run.outputs[mirror.id][2].provenance.label == label
 
 
 def test_given_sigmas_and_regularisation(run_graph):

@@ -33,7 +33,7 @@ def test_a_mirror_from_a_seed_is_the_way_of_the_stock_sampler(run_graph, make, s
     for slot in (0, 1):
         assert distance(run.outputs[back.id][slot]["samples"], picture) < 1e-5
     made = run.outputs[mirror.id][1]
-    assert torch.equal(made.latents, made.reconstruction) and made.meta["forwards"] == 2 * made.steps
+    assert torch.equal(made.latents, made.reconstruction) and made.provenance.forwards == 2 * made.steps
     assert run.outputs[report.id][1] == 0
 
 

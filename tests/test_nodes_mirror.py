@@ -99,7 +99,7 @@ def test_ours_comes_closer_than_paper_for_less(run_graph, cfg):
     run = run_graph(scene)
     ddim, paper, made = (run.outputs[node.id][2] for node in (ddim, paper, ours))
     assert made.displacement[-1] < paper.displacement[-1] < ddim.displacement[-1]
-    ddim, paper, made = (mirror.meta["forwards"] + mirror.meta["backwards"] for mirror in (ddim, paper, made))
+    ddim, paper, made = (mirror.provenance.forwards + mirror.provenance.backwards for mirror in (ddim, paper, made))
     assert made - ddim <= (paper - ddim) / 4
     assert far(samples(run, stock), samples(run, ours, 4)) < 1e-4
     assert far(samples(run, edit), samples(run, edit, 1)) > AWAY
@@ -111,16 +111,16 @@ def test_refinement_cures_the_inversion(run_graph):
     run = run_graph(scene)
     plain, refined = (run.outputs[made.id][2] for made in (plain, refined))
     assert refined.displacement[-1] < plain.displacement[-1] / 10
-    assert refined.meta["forwards"] == 10 * 7 and plain.meta["forwards"] == 10 * 2
+    assert refined.provenance.forwards == 10 * 7 and plain.provenance.forwards == 10 * 2
 
 
 def test_the_cost_is_counted_in_rows_a_picture(run_graph):
     scene = Scene(latent=lambda: pictures(2))
     paper, guided = scene.invert(Scene.PAPER), scene.invert(Scene.PAPER, cfg=5.0)
     run = run_graph(scene)
-    alone, held = (run.outputs[made.id][2].meta for made in (paper, guided))
-    assert (alone["forwards"], alone["backwards"]) == (5 + 5 * 4, 5 * 3)
-    assert (held["forwards"], held["backwards"]) == (5 + 5 + 5 * 4, 5 * 3), "the negative is evaluated once a step"
+    alone, held = (run.outputs[made.id][2].provenance for made in (paper, guided))
+    assert (alone.forwards, alone.backwards) == (5 + 5 * 4, 5 * 3)
+    assert (held.forwards, held.backwards) == (5 + 5 + 5 * 4, 5 * 3), "the negative is evaluated once a step"
 
 
 def test_an_edit_by_caption_is_the_difference_of_captions(run_graph):

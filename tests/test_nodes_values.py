@@ -23,7 +23,7 @@ def test_a_trajectory_is_the_same_after_saving(run_graph, host):
     file = run.outputs[name.id][0]
     assert (host.base / "output" / file).is_file() and file == "tests/walk_00001_.safetensors"
     made, read = run.outputs[mirror.id][2], run.outputs[loaded.id][0]
-    assert read.meta == made.meta
+    assert read.provenance == made.provenance
     for field in ("sigmas", "latents", "reconstruction", "source", "embeddings", "pooled"):
         assert torch.equal(getattr(read, field), getattr(made, field))
     assert torch.equal(*(samples(run, edit) for edit in edits))

@@ -11,6 +11,9 @@ from mirror_ops.stochastic.noise_code import NoiseCode, load_code, save_code
 from mirror_ops.stochastic.sdedit import sdedit
 from mirror_ops.walks.schedules import paper_grid, scaled_linear_sigmas
 
+FACTS = {"encoder": "dpm-encoder", "seed": 3, "eta": 0.5, "cfg": 1.0, "flow": False, "sigma_max": 14.6,
+         "network": "float64", "latent_format": "SD15"}
+
 
 def seeded(seed=3):
     return torch.Generator().manual_seed(seed)
@@ -101,7 +104,7 @@ def test_sdedit_from_the_top_is_sampling_and_lower_keeps_more():
 def test_a_code_survives_its_file_and_can_be_cut(tmp_path):
     x, sigmas = pictures(), karras(6)
     made = dpm_encode(mixture(), x, sigmas, 0.1, 0.5, seeded())
-    code = NoiseCode(sigmas, *made, {"eta": 0.5, "encoder": "dpm-encoder"})
+    code = NoiseCode(sigmas, *made, FACTS)
     save_code(code, tmp_path / "code.safetensors")
     read = load_code(tmp_path / "code.safetensors")
     assert read.meta == code.meta and all(

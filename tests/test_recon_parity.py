@@ -112,8 +112,8 @@ def test_the_node_walks_it_and_a_stock_sampler_follows(run_graph):
     edit = scene.sample(parity, positive=scene.text("a photo of a dog"))
     run = run_graph(scene)
     mirrors = [run.outputs[node.id][2] for node in made.values()]
-    assert [mirror.meta["forwards"] for mirror in mirrors] == [6 + 6 * 3 + 8, 8 + 8 * 3 + 8]
-    assert mirrors[0].meta["evaluations"] == [3] * 6 + [0, 0] and mirrors[0].meta["label"] == PARITY
+    assert [mirror.provenance.forwards for mirror in mirrors] == [6 + 6 * 3 + 8, 8 + 8 * 3 + 8]
+    assert mirrors[0].provenance.evaluations == (3,) * 6 + (0, 0) and mirrors[0].provenance.label == PARITY
     assert relative_displacement(*(mirror.latents[0] for mirror in mirrors)).min() > 1e-3
     back = run.outputs[parity.id][4]["samples"]
     assert relative_displacement(run.outputs[stock.id][0]["samples"], back).max() < 1e-5

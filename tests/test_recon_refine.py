@@ -18,11 +18,11 @@ def test_mixings_differ_and_residuals_say_what_the_way_back_misses(run_graph):
     run = run_graph(scene)
     mirrors = {name: run.outputs[node.id][2] for name, node in made.items()}
     lost = {name: mirror.displacement[-1].item() for name, mirror in mirrors.items()}
-    residual = {name: torch.tensor(mirror.meta["residuals"]) for name, mirror in mirrors.items()}
+    residual = {name: torch.tensor(mirror.provenance.residuals) for name, mirror in mirrors.items()}
     assert residual["none"].numel() == 0 and residual["plain"].shape == (10, 1)
     assert len(set(lost.values())) == 4
     assert max(lost["averaged"], lost["anderson"], lost["plain"]) < lost["none"] / 3
     assert lost["anderson"] < lost["plain"] and residual["anderson"].mean() < residual["plain"].mean()
-    assert {mirror.meta["forwards"] for name, mirror in mirrors.items() if name != "none"} == {10 * 6}
+    assert {mirror.provenance.forwards for name, mirror in mirrors.items() if name != "none"} == {10 * 6}
     hints = [run.outputs[report.id][4] for report in reports]
     assert f"residual of a step is at most {residual['anderson'].max():.1e}" in hints[0] and "residual" not in hints[1]

@@ -12,13 +12,15 @@ from pathlib import Path
 from textwrap import shorten
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from ..walks.trajectory import read_safetensors
+from ..storage.tensor_file import FileKind
 
-FORMAT, VERSION = "mirror-direction", 1
+SINGLE = (torch.float32,)
+FILE = FileKind(
+    "mirror-direction", 1, "direction", {"delta": (3, SINGLE), "pooled": (2, SINGLE)}, optional=frozenset({"pooled"})
+)
 NOISE_AGREEMENT = 0.5
 
 
@@ -107,15 +109,16 @@ def direction_report(direction: EditDirection, halves_agree: float, swap: Tensor
 
 
 def save_direction(direction: EditDirection, path: str | Path) -> None:
-    """Writes one safetensors file; `load_direction` gives back an equal direction."""
-    tensors = {name: value.contiguous() for name, value in vars(direction).items() if isinstance(value, Tensor)}
-    save_file(tensors, str(path), {"format": FORMAT, "version": str(VERSION), "meta": json.dumps(direction.meta)})
+    """Writes one safetensors file; `load_direction` gives back an equal direction. Raises ValueError if it cannot."""
+    FILE.write(path, {"delta": direction.delta, "pooled": direction.pooled}, json.dumps(direction.meta))
 
 
 def load_direction(path: str | Path) -> EditDirection:
-    """Reads a file of `save_direction`. Raises ValueError if it is no direction, or one of a later version."""
-    header, tensors = read_safetensors(path, FORMAT, VERSION, "direction")
-    return EditDirection(**tensors, meta=json.loads(header["meta"]))
+    """Reads a file of `save_direction`. Raises ValueError if it is none, a damaged one, or of another version."""
+    facts, tensors = FILE.read(path)
+    if not all(isinstance(word, str) for word in facts.values()):
+        raise ValueError(f"{Path(path).name} is damaged: it does not say in words where its direction leads.")
+    return EditDirection(**tensors, meta=facts)
 
 
 def load_pt_pair(source_path: str | Path, target_path: str | Path) -> EditDirection:

@@ -2,7 +2,7 @@
 
     rewrite(move, target, embedding, progress) -> Rewritten        (see `redescribe`)
 
-`side` says which prompt it rewrites, "positive" or "negative"; `start` which prompt it starts from; `most` bounds the
+`side` says which prompt it rewrites; `start` which prompt it starts from; `most` bounds the
 evaluations of one step; `refine` is how many fixed-point iterations its inversion needs at least. To add a method, add
 a subclass of `Keep`; nothing else needs to know of it but the node that offers it.
 """
@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from ..walks.provenance import Side
 from .redescribe import Rewritten, mean_square
 
 Move = Callable[[Tensor], Tensor]
@@ -23,8 +24,8 @@ class Keep:
     """`none`: the prompt stays as it is. The walk is plain DDIM sampling and shows what there is to repair."""
 
     name: str = "none"
-    side: str = "positive"
-    start: str = "positive"
+    side: Side = Side.POSITIVE
+    start: Side = Side.POSITIVE
     refine: int = 0
 
     @property
@@ -48,7 +49,7 @@ class NegativePrompt(Keep):
     """
 
     name: str = "negative prompt"
-    side: str = "negative"
+    side: Side = Side.NEGATIVE
     interpolation: float = 0.0
 
 
@@ -65,7 +66,7 @@ class FixedPoint(NegativePrompt):
     refine: int = 2
 
     def at(self, cfg: float) -> "FixedPoint":
-        return replace(self, side="positive" if cfg == 1 else "negative")
+        return replace(self, side=Side.POSITIVE if cfg == 1 else Side.NEGATIVE)
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ class Adam(Keep):
 
 def null_text(**settings) -> Adam:
     """Null-text inversion: the same optimiser on the negative prompt."""
-    return Adam(name="null text", side="negative", start="negative", **settings)
+    return Adam(name="null text", side=Side.NEGATIVE, start=Side.NEGATIVE, **settings)
 
 
 def loss_gradient(move: Move, target: Tensor, embedding: Tensor) -> tuple[Tensor, Tensor]:

@@ -16,15 +16,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Generator, Tensor
 
 from ..guidance.classifier_free import Denoiser
+from ..storage.tensor_file import FileKind
 from ..walks.ddim import moves
-from ..walks.trajectory import read_safetensors
 from .dpm_encoder import ancestral_mean, draw
 
-FORMAT, VERSION = "mirror-langevin", 1
+SINGLE = (torch.float32,)
+FILE = FileKind("mirror-langevin", 1, "walk of latent guidance", {"z": (5, SINGLE), "best": (5, SINGLE)})
 Measure = Callable[[Tensor, Generator], Tensor]  # (z [N, B, C, H, W], its randomness) -> energies [B], differentiable
 
 
@@ -109,21 +109,32 @@ def energy_and_slope(measure: Measure, z: Tensor, generator: Generator) -> tuple
 
 
 def save_state(state: State, path: str | Path) -> None:
-    """Writes one safetensors file, by way of another name, so that an interruption never leaves half a file."""
+    """Writes one safetensors file, whole or not at all. Raises ValueError if it cannot be written."""
     told = {"energies": state.energies, "prior": state.prior, "meta": state.meta}
-    header = {"format": FORMAT, "version": str(VERSION), "meta": json.dumps(told)}
-    part = Path(path).with_suffix(".part")
-    save_file({"z": state.z.contiguous(), "best": state.best.contiguous()}, str(part), header)
-    part.replace(path)
+    FILE.write(path, {"z": state.z, "best": state.best}, json.dumps(told))
 
 
 def load_state(path: str | Path, meta: dict) -> State:
     """Reads a file of `save_state`. Raises ValueError if it is something else, or the walk of other settings."""
-    header, tensors = read_safetensors(path, FORMAT, VERSION, "walk of latent guidance")
-    told = json.loads(header["meta"])
+    told, tensors = FILE.read(path)
+    file_name, z = Path(path).name, tensors["z"]
+    _check_course(told, z, tensors["best"], file_name)
     if differing := [name for name in meta if meta[name] != told["meta"].get(name)]:
         raise ValueError(
-            f"{Path(path).name} holds a walk with other settings ({', '.join(differing)}). To go on with it, restore "
-            "them; to begin anew, name another file or remove this one."
+            f"{file_name} holds a walk with other settings ({', '.join(differing)}). To go on with it, restore them; "
+            "to begin anew, name another file or remove this one."
         )
     return State(**tensors, **told)
+
+
+def _check_course(told: dict, z: Tensor, best: Tensor, file_name: str) -> None:
+    """Raises ValueError unless a file tells of energies [iterations][B] and as many mean squares."""
+    energies, prior = told.get("energies"), told.get("prior")
+    whole = (
+        set(told) == {"energies", "prior", "meta"} and isinstance(told["meta"], dict) and best.shape == z.shape
+        and isinstance(energies, list) and isinstance(prior, list) and len(energies) == len(prior)
+        and all(isinstance(row, list) and len(row) == z.shape[1] for row in energies)
+        and all(isinstance(value, float) for row in [prior, *energies] for value in row)
+    )
+    if not whole:
+        raise ValueError(f"{file_name} is damaged: it does not tell the course of its walk. Name another file.")

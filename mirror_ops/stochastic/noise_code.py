@@ -3,22 +3,41 @@
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
-from safetensors.torch import save_file
+import torch
+from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
+from typing_extensions import TypedDict
 
-from ..walks.trajectory import read_safetensors
+from ..storage.tensor_file import FileKind
 from .dpm_encoder import Code
 
-FORMAT, VERSION = "mirror-noise-code", 1
+FLOATS = (torch.float64, torch.float32)
+FILE = FileKind(
+    "mirror-noise-code", 1, "code", {"sigmas": (1, FLOATS), "latents": (5, FLOATS), "noises": (5, FLOATS)}
+)
+
+
+class Facts(TypedDict):
+    """What a replay needs to know beside the tensors."""
+
+    encoder: str
+    seed: int
+    eta: float
+    cfg: float
+    flow: bool
+    sigma_max: float  # the model's highest level
+    network: Literal["float32", "float64"]  # the dtype in which the network was called
+    latent_format: str
+
 
 
 @dataclass(frozen=True, eq=False)
 class NoiseCode:
     """A `Code` with all that its replay needs. Tensors on the CPU; latents and noises float64, in model space.
 
-    meta is plain JSON: "eta", "flow", "sigma_max" (the model's highest level), "network" (the dtype in which the
-    network was called), "latent_format", "encoder", "cfg", "seed".
+    meta is plain JSON, see `Facts`.
     """
 
     sigmas: Tensor  # [T+1] in sampling order
@@ -50,12 +69,19 @@ class NoiseCode:
 
 
 def save_code(code: NoiseCode, path: str | Path) -> None:
-    """Writes one safetensors file; `load_code` gives back an equal code."""
-    tensors = {name: getattr(code, name).contiguous() for name in ("sigmas", "latents", "noises")}
-    save_file(tensors, str(path), {"format": FORMAT, "version": str(VERSION), "meta": json.dumps(code.meta)})
+    """Writes one safetensors file; `load_code` gives back an equal code. Raises ValueError if it cannot."""
+    FILE.write(path, {name: getattr(code, name) for name in FILE.tensors}, json.dumps(code.meta))
 
 
 def load_code(path: str | Path) -> NoiseCode:
-    """Reads a file of `save_code`. Raises ValueError if it is something else, or one of a later version."""
-    header, tensors = read_safetensors(path, FORMAT, VERSION, "code")
-    return NoiseCode(**tensors, meta=json.loads(header["meta"]))
+    """Reads a file of `save_code`. Raises ValueError if it is something else, damaged, or of another version."""
+    facts, tensors = FILE.read(path)
+    try:
+        TypeAdapter(Facts).validate_python(facts)
+        return NoiseCode(**tensors, meta=facts)
+    except ValidationError as error:
+        first = error.errors()[0]
+        what = f"{'.'.join(map(str, first['loc']))}: {first['msg'].lower()}"
+        raise ValueError(f"{Path(path).name} is damaged: {what}.") from error
+    except ValueError as error:
+        raise ValueError(f"{Path(path).name} is damaged: {error}") from error

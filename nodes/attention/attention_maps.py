@@ -7,9 +7,9 @@ from torch import Tensor
 
 from ...mirror_ops.measure.colormap import draw_maps, unit
 from ...mirror_ops.walks.trajectory import Mirror
-from ..host import families
 from ..host.attention import WordMaps, watch_cross_attention
 from ..host.denoiser import Walk, run
+from ..host.identity import check_made_with
 from ..host.words import length, positions
 from ..types import MirrorType, category
 
@@ -56,7 +56,7 @@ class MirrorAttentionMaps(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, mirror: Mirror, clip, text, words, image=None, largest=32) -> io.NodeOutput:
-        mirror.require_model(families.describe(model))
+        check_made_with(mirror, model)
         names = [name.strip() for line in words.splitlines() for name in line.split(",") if name.strip()]
         maps = _read(model, mirror, _tokens_of(mirror, clip, text, names), largest)
         ratio = model.get_model_object("latent_format").spacial_downscale_ratio
@@ -86,7 +86,7 @@ def _read(model, mirror: Mirror, tokens: list[list[int]], largest: int) -> dict[
     patcher, seen = model.clone(), WordMaps(tokens, largest)
     watch_cross_attention(patcher, seen)
     texts = {WRITTEN: mirror.source.expand(mirror.steps, *mirror.source.shape)}
-    if mirror.meta["side"] == "positive":
+    if mirror.provenance.rewrote_positive:
         texts[REWRITTEN] = mirror.embeddings
     options = {} if mirror.pooled is None else {"pooled_output": mirror.pooled[0]}
 

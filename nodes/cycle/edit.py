@@ -92,7 +92,7 @@ class CycleDiffusionEdit(io.ComfyNode):
 
 def check_pair(model, decoder, sigmas: Tensor) -> None:
     """Raises ValueError unless two models share latents and kind of noise, so that one can draw the other's noises."""
-    one, other = ((families.describe(m)["latent_format"], families.is_flow(m)) for m in (model, decoder))
+    one, other = ((families.latent_format(m), families.is_flow(m)) for m in (model, decoder))
     if one != other:
         raise ValueError(
             f"`model` ({type(model.model).__name__}) and `decoder` ({type(decoder.model).__name__}) do not share their "

@@ -10,11 +10,13 @@ from ...mirror_ops.stochastic.dpm_encoder import Path, dpm_encode, posterior
 from ...mirror_ops.stochastic.edit_friendly import independent
 from ...mirror_ops.stochastic.noise_code import NoiseCode
 from ...mirror_ops.walks.precision import seen_in
+from ...mirror_ops.walks.provenance import Provenance
 from ...mirror_ops.walks.trajectory import Mirror, cpu
 from ..host import families
 from ..host.branches import Branch
 from ..host.conditioning import pooled_of, text_of
 from ..host.denoiser import Walk, run
+from ..host.identity import identity
 from ..mirror.exact import SolverContext, denoiser_of, prompts_at, solver_context
 from ..types import MirrorType, category
 from .replay import CodeType, replay_outputs, replayed
@@ -105,7 +107,7 @@ def _meta(walk: Walk, model, on: SolverContext, encoder: Encoder, cfg: float) ->
         "flow": on.flow,
         "sigma_max": float(walk.guider.inner_model.model_sampling.sigma_max),
         "network": str(on.network).removeprefix("torch."),
-        "latent_format": families.describe(model)["latent_format"],
+        "latent_format": families.latent_format(model),
     }
 
 
@@ -162,10 +164,8 @@ def _mirror(model, code: NoiseCode, positive, forwards: float) -> Mirror:
     """The path as a mirror that needs no rewriting: each step's miss is known, and its noises are in it."""
     text, pooled = cpu(text_of(positive)), pooled_of(positive)
     path = code.latents.float()
-    meta = {
-        "model": families.describe(model), "method": code.meta["encoder"], "side": "positive", "start": "positive",
-        "cfg": code.meta["cfg"], "label": "none", "refine": 0, "forwards": forwards, "backwards": 0.0,
-        "evaluations": [1] * code.steps, "losses": [[0.0] * path.shape[1]] * code.steps,
-    }
+    provenance = Provenance(
+        identity(model), code.meta["encoder"], code.meta["cfg"], seed=code.meta["seed"], forwards=forwards
+    )
     texts = text.expand(code.steps, *text.shape).clone()
-    return Mirror(code.sigmas, path, path, text, texts, None if pooled is None else cpu(pooled), None, meta)
+    return Mirror(code.sigmas, path, path, text, texts, provenance, cpu(pooled))

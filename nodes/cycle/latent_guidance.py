@@ -1,5 +1,6 @@
 """MirrorLatentGuidance: a picture found by walking on the sampler's noises, led by an energy of pictures."""
 
+import dataclasses
 import hashlib
 from pathlib import Path
 from typing import NamedTuple
@@ -27,6 +28,7 @@ from ..host import differentiable_clip as differentiable_clip
 from ..host import families
 from ..host.conditioning import text_of
 from ..host.denoiser import Walk, run
+from ..host.identity import fingerprint, identity, patches_of
 from ..mirror.exact import prompts_at
 from ..reports import shown
 from ..types import category
@@ -125,7 +127,7 @@ class MirrorLatentGuidance(io.ComfyNode):
         prompts = prompts_at(cfg, positive, negative, len(samples))
         flow = families.is_flow(model)
         plan = Plan(sigmas, cfg, eta, flow, iterations, step, seed, keep, _file(resume))
-        state = _beginning(plan, samples, _about(model, plan, prompts, energy))
+        state = _beginning(plan, samples, _about(model, vae, plan, prompts, energy))
         (found, unguided, state), _ = run(
             model, samples, sigmas, prompts, lambda walk: _walked(walk, vae, energy, plan, state),
             evaluations=(iterations + 2) * (len(sigmas) - 1), with_gradients=True,
@@ -180,11 +182,12 @@ def _kept(state: State, plan: Plan) -> Tensor:
     return state.best if plan.keep == BEST else state.z
 
 
-def _about(model, plan: Plan, prompts: dict, terms: tuple) -> dict:
+def _about(model, vae, plan: Plan, prompts: dict, terms: tuple) -> dict:
     """All that the course of a walk depends on, as plain JSON; iterations may be raised."""
     texts = b"".join(text_of(prompts[name], name).float().cpu().numpy().tobytes() for name in sorted(prompts))
     return {
-        "model": families.describe(model), "sigmas": plan.sigmas.tolist(), "cfg": plan.cfg, "eta": plan.eta,
+        "model": dataclasses.asdict(identity(model)), "VAE": [*fingerprint(vae.patcher), patches_of(vae.patcher)],
+        "sigmas": plan.sigmas.tolist(), "cfg": plan.cfg, "eta": plan.eta,
         "step": plan.step, "seed": plan.seed, "prompts": hashlib.sha256(texts).hexdigest()[:16],
         "energy": [[term.weight, term.says] for term in terms],
     }

@@ -8,10 +8,10 @@ from ...mirror_ops.directions.direction import EditDirection, ramped
 from ...mirror_ops.regions.edit_mask import edited_region, probes, walked_region
 from ...mirror_ops.walks.sample import Locality, mirror_sample
 from ...mirror_ops.walks.trajectory import Mirror, cpu
-from ..host import families
 from ..host.branches import Branch
 from ..host.conditioning import Conditioning, check_batch, pooled_of, text_of, token_counts, with_pooled, with_text
 from ..host.denoiser import Walk, run
+from ..host.identity import check_made_with
 from ..types import DirectionType, MirrorType, category
 
 AUTO, EVERYWHERE = "auto", "everywhere"
@@ -48,7 +48,7 @@ class MirrorSample(io.ComfyNode):
         negative=None, mask=None, exact="off", locality=AUTO, ramp=0.0, ramp_until=1.0,
         cfg_until=1.0,
     ) -> io.NodeOutput:
-        mirror.require_model(families.describe(model))
+        check_made_with(mirror, model)
         check_batch(text_of(positive), mirror.latents.shape[1])
         prompts = {
             "positive": with_pooled(positive, _edited_pooled(mirror, positive, direction, strength)),
@@ -84,7 +84,7 @@ class MirrorSample(io.ComfyNode):
             return edited, kept, torch.ones_like(latents[0, :, :1]) if local is None else local.region
 
         evaluations = looked + mirror.steps * evaluations_a_step
-        by_step = ("positive", "kept") if mirror.meta["side"] == "positive" else ("negative",)
+        by_step = ("positive", "kept") if mirror.provenance.rewrote_positive else ("negative",)
         latents, count = run(
             model, mirror.latents[-1], mirror.sigmas, prompts, algorithm, evaluations=evaluations, by_step=by_step,
             reference=mirror,
@@ -172,7 +172,7 @@ def _branches(walk: Walk, mirror: Mirror, change: Tensor, amounts: list[float], 
     """(source, edit, (kept, edited)): the denoisers of both branches as functions of (x, sigma, step), and the unguided
     predictions of their prompts."""
     rewritten, source = mirror.embeddings.to(walk.device), mirror.source.to(walk.device)
-    rewrote_positive = mirror.meta["side"] == "positive"
+    rewrote_positive = mirror.provenance.rewrote_positive
     negative = walk.prompts.get("negative")
 
     def kept(i: int) -> list:
@@ -187,7 +187,7 @@ def _branches(walk: Walk, mirror: Mirror, change: Tensor, amounts: list[float], 
         return (negative or walk.prompts["kept"]).saying(rewritten[i])
 
     def source_branch(x: Tensor, sigma: Tensor, i: int) -> Tensor:
-        return walk.denoise(x, sigma, kept(i), against(i), mirror.meta["cfg"], branch=Branch.SOURCE)
+        return walk.denoise(x, sigma, kept(i), against(i), mirror.provenance.cfg, branch=Branch.SOURCE)
 
     def edit_branch(x: Tensor, sigma: Tensor, i: int) -> Tensor:
         return walk.denoise(x, sigma, edited(i), against(i), cfgs[i], branch=Branch.EDIT)
@@ -200,8 +200,8 @@ def _branches(walk: Walk, mirror: Mirror, change: Tensor, amounts: list[float], 
 
 def _negative(mirror: Mirror, negative: Conditioning | None) -> dict:
     """{"negative": CONDITIONING} where the walk needs one of its own; ValueError if it is not connected."""
-    made_at, side, start = mirror.meta["cfg"], mirror.meta["side"], mirror.meta["start"]
-    if side == "negative" and start == "positive":
+    made_at = mirror.provenance.cfg
+    if mirror.provenance.brings_negative:
         return {}
     if negative is None and made_at != 1:
         raise ValueError(

@@ -11,10 +11,10 @@ from torch import Tensor
 from ...mirror_ops.guidance.proximal import EditMask, inversion_guidance, reconstruction_guidance
 from ...mirror_ops.walks.ddim import euler, implied_denoised
 from ...mirror_ops.walks.trajectory import Mirror, cpu
-from ..host import families
 from ..host.branches import Control
 from ..host.conditioning import check_batch, text_of, with_pooled, with_text
 from ..host.denoiser import Walk, run
+from ..host.identity import check_made_with
 from ..host.reference_pass import NEAR, check_shape, step_of
 from ..types import MirrorType, category
 from .proximal import Window, guided, is_edit_alone, is_guided, threshold_input, threshold_of, window_inputs
@@ -141,7 +141,7 @@ def _patched(
     kind: type[Pull], model, mirror: Mirror, step_size, threshold, dilation, first_timestep=400, last_timestep=0,
     mask_rule=ABOVE, positive=None,
 ) -> io.NodeOutput:
-    mirror.require_model(families.describe(model))
+    check_made_with(mirror, model)
     mask = EditMask(threshold_of(threshold), dilation, mask_rule == PUBLISHED)
     window = Window.of(model, first_timestep, last_timestep)
     patched = guided(model, kind(mirror, mask, step_size, window))
@@ -189,7 +189,7 @@ def recorded_mask(model: ModelPatcher, mirror: Mirror, positive, mask: EditMask,
         total = 0.0
         for n, i in enumerate(steps):
             x, sigma = mirror.latents[i].to(walk.device), mirror.sigmas[i].to(walk.device)
-            said = (mirror.embeddings[i] if mirror.meta["side"] == "positive" else mirror.source).to(walk.device)
+            said = (mirror.embeddings[i] if mirror.provenance.rewrote_positive else mirror.source).to(walk.device)
             source = walk.denoise(x, sigma, walk.prompts["kept"].saying(said))
             edited = walk.denoise(x, sigma, walk.prompts["positive"].saying(said + change.to(walk.device)))
             total = total + mask(edited - source, sigma, alone=True).mean(dim=1)

@@ -43,9 +43,9 @@ from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ...mirror_ops.walks.trajectory import Mirror
-from . import families
 from .branches import Branch, Control, acts, branch_of
 from .conditioning import Conditioning, scheduled, text_of, with_pooled
+from .identity import check_made_with
 from .reference_pass import NEAR, POSITIVE, PROMPT, Check, Recorded, ReferencePass, Shared, check_shape, step_of
 
 _DECLARED, _SUPPLIED, _REFERENCE = "mirror_source", "mirror_supplied", "mirror_reference"
@@ -84,7 +84,7 @@ def attach(
     """
     options = patcher.model_options.setdefault("transformer_options", {})
     if mirror is not None:
-        mirror.require_model(families.describe(patcher))
+        check_made_with(mirror, patcher)
         conditioning = _prompt(mirror, conditioning)
         if check is not None:
             check(mirror.steps, mirror.source)
@@ -96,7 +96,7 @@ def attach(
         patcher.add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, _DECLARED, _around_evaluation)
         options[_DECLARED] = Declared(mirror, conditioning, frozenset(sides), checks)
         return
-    if earlier.mirror is not None and mirror is not None and not _same(earlier.mirror, mirror):
+    if earlier.mirror is not None and mirror is not None and not earlier.mirror.same_as(mirror):
         raise ValueError("This model already has attention control by another mirror. Connect the same mirror to both.")
     options[_DECLARED] = replace(
         earlier, mirror=earlier.mirror or mirror, conditioning=conditioning or earlier.conditioning,
@@ -122,12 +122,6 @@ def active_reference(options: dict, control: Control = Control.ATTENTION) -> "Re
     if reference is None or reference.step is None:
         return None
     return reference if reference.recording or acts(control, options) else None
-
-
-def _same(mirror: Mirror, other: Mirror) -> bool:
-    """Whether two mirrors hold the same recording and prompts, as one that was saved and loaded again does."""
-    tensors = ("sigmas", "latents", "source", "embeddings")
-    return mirror is other or all(torch.equal(getattr(mirror, t), getattr(other, t)) for t in tensors)
 
 
 def _check_grid(mirror: Mirror, sigmas: Tensor) -> None:
@@ -177,7 +171,7 @@ def _of_mirror(mirror: Mirror, declared: Declared, guider, shape: torch.Size, si
     for check in declared.checks if declared.mirror is None else ():  # else they were called when it was attached
         check(mirror.steps, mirror.source)
     sampling = guider.model_patcher.get_model_object("model_sampling")
-    texts = mirror.embeddings if mirror.meta["side"] == "positive" else mirror.source.expand(mirror.steps, -1, -1, -1)
+    texts = mirror.embeddings if mirror.provenance.rewrote_positive else mirror.source.expand(mirror.steps, -1, -1, -1)
     prompt = scheduled(declared.conditioning or _prompt(mirror, None), texts, mirror.sigmas, sampling)
     guider.conds = {**guider.conds, PROMPT: comfy.sampler_helpers.convert_cond(prompt)}
     return Recorded(mirror, declared.sides, guider)

@@ -1,4 +1,4 @@
-"""Which models can work, what they are, and their noise levels."""
+"""Which models can work, and their noise levels."""
 
 import comfy.latent_formats
 import comfy.model_sampling
@@ -15,23 +15,7 @@ SCHEDULERS = [*comfy.samplers.SCHEDULER_NAMES, PAPERS]
 UNSUPPORTED = ("IMG_TO_IMG", "IMG_TO_IMG_FLOW", "V_PREDICTION_DDPM")  # by name: older hosts lack some
 
 
-def describe(model: ModelPatcher) -> dict:
-    """What a trajectory depends on: architecture, prediction, noise schedule and latent space, as plain JSON."""
-    latent_format = model.get_model_object("latent_format")
-    made = {
-        "architecture": type(model.model).__name__,
-        "prediction": model.model.model_type.name,
-        "sampling": _sampling_kind(model),
-        "latent_format": type(latent_format).__name__,
-        "latent_channels": latent_format.latent_channels,
-    }
-    if not is_flow(model):  # a flow model's shift moves the levels that a scheduler picks, not what a level means
-        sampling = model.get_model_object("model_sampling")
-        made["noise_schedule"] = f"from {float(sampling.sigma_min):.3g} to {float(sampling.sigma_max):.3g}"
-    return made
-
-
-def _sampling_kind(model: ModelPatcher) -> str:
+def sampling_kind(model: ModelPatcher) -> str:
     """How the network's output is read (EPS, V_PREDICTION, CONST, ...); nodes that patch a MODEL can change it."""
     sampling = model.get_model_object("model_sampling")
     reads = {"calculate_input", "calculate_denoised"}
@@ -41,7 +25,7 @@ def _sampling_kind(model: ModelPatcher) -> str:
 def check_supported(model: ModelPatcher, latent: Tensor) -> None:
     """Raises ValueError, naming the model, for families that cannot be inverted here and latents that do not fit."""
     name, latent_format = type(model.model).__name__, model.get_model_object("latent_format")
-    for kind in (model.model.model_type.name, _sampling_kind(model)):
+    for kind in (model.model.model_type.name, sampling_kind(model)):
         if kind in UNSUPPORTED:
             raise ValueError(f"{name} ({kind}) does not predict the noise in a picture, so nothing can be inverted.")
     if latent.is_nested or latent.ndim != 4 or latent_format.latent_dimensions != 2:
@@ -100,6 +84,11 @@ def stock_start(model: ModelPatcher, x: Tensor, sigma: Tensor) -> Tensor:
     if is_flow(model) and sigma < 1:
         x = x / (1 - sigma)
     return model.model.process_latent_out(x)
+
+
+def latent_format(model: ModelPatcher) -> str:
+    """The name of the model's latent space, as `to_picture_space` takes it."""
+    return type(model.get_model_object("latent_format")).__name__
 
 
 def to_picture_space(latents: Tensor, latent_format: str) -> Tensor:

@@ -53,7 +53,7 @@ class MirrorReport(io.ComfyNode):
         likeness = ssim(*pictures, size=min(11, *pictures[0].shape[-2:])).mean().item()
         hint = _hint(mirror, displacement, quality)
         picture = torch.from_numpy(curve.copy()).float()[None] / 255
-        cost = mirror.meta["forwards"], mirror.meta["backwards"]
+        cost = mirror.provenance.forwards, mirror.provenance.backwards
         return io.NodeOutput(picture, displacement, quality, likeness, hint, *cost, ui=shown(hint, picture, cls))
 
 
@@ -78,33 +78,33 @@ def _pictures(mirror: Mirror, vae, image: Tensor | None) -> tuple[Tensor, Tensor
 
 
 def _decode(mirror: Mirror, latent: Tensor, vae) -> Tensor:
-    picture = vae.decode(to_picture_space(latent, mirror.meta["model"]["latent_format"]))
+    picture = vae.decode(to_picture_space(latent, mirror.provenance.model.latent_format))
     return picture[..., :3].movedim(-1, 1).float().cpu().clamp(0, 1)
 
 
 def _hint(mirror: Mirror, displacement: float, quality: float) -> str:
     """What the numbers mean, and what to try."""
-    meta = mirror.meta
+    made = mirror.provenance
     lines = [
-        f"method {meta['method']}, cfg {meta['cfg']:g}, {mirror.steps} steps: displacement {displacement:.2g}, "
-        f"{quality:.1f} dB, {meta['forwards']:.0f} forward and {meta['backwards']:.0f} backward passes a picture."
+        f"method {made.method}, cfg {made.cfg:g}, {mirror.steps} steps: displacement {displacement:.2g}, "
+        f"{quality:.1f} dB, {made.forwards:.0f} forward and {made.backwards:.0f} backward passes a picture."
     ]
-    if meta.get("residuals"):
-        worst = max(max(step) for step in meta["residuals"])
+    if made.residuals:
+        worst = max(max(step) for step in made.residuals)
         lines.append(f"Refined inversion: the last residual of a step is at most {worst:.1e}.")
     if displacement < HOLDS:
         lines.append("The mirror holds: what you do not edit will stay.")
         return "\n".join(lines)
     lines.append("The mirror wavers: details will drift." if displacement < WAVERS else "The mirror does not hold.")
-    if meta["method"] in ("none", "negative prompt"):
+    if made.method in ("none", "negative prompt"):
         lines.append("Let PromptRewriteOptimizer rewrite the prompt (method paper).")
     else:
         lines.append("Switch early_stop off, or allow more inner_steps, in PromptRewriteOptimizer.")
     if mirror.steps < 30:
         lines.append(f"{mirror.steps} steps are few; 50 invert more exactly.")
-    if not meta.get("refine"):
+    if not made.refine:
         lines.append("Set refine to 2 or more: the inversion itself becomes more exact.")
-    if meta["cfg"] > 1:
+    if made.cfg > 1:
         lines.append("High guidance drifts most; cfg 1 with MirrorSample's default negative needs none.")
     lines.append("Describe the picture more closely: what the prompt leaves out, the model must guess.")
     return "\n".join(lines)

@@ -6,12 +6,14 @@ from comfy.samplers import KSAMPLER
 from comfy_api.latest import io
 from torch import Tensor
 
+from ...mirror_ops.walks.provenance import Provenance
 from ...mirror_ops.walks.sample import sample
 from ...mirror_ops.walks.trajectory import Mirror, cpu
 from ..host import families
 from ..host.branches import Branch
 from ..host.conditioning import check_batch, pooled_of, text_of
 from ..host.denoiser import Walk, run
+from ..host.identity import identity
 from ..types import MirrorType, category
 from .invert import mask_of
 
@@ -72,7 +74,10 @@ class MirrorFromSeed(io.ComfyNode):
             embeddings=cpu(text_of(positive)).expand(len(sigmas) - 1, -1, -1, -1),
             pooled=cpu(pooled_of(positive)),
             mask=mask_of({**latent, "samples": samples}),
-            meta=_how(model, scheduler, cfg, seed, count.forwards / len(samples)),
+            provenance=Provenance(
+                identity(model), "from a seed", cfg, scheduler=scheduler, seed=seed,
+                forwards=count.forwards / len(samples),
+            ),
         )
         return io.NodeOutput({"samples": model.model.process_latent_out(latents[-1])}, mirror, sigmas)
 
@@ -94,11 +99,3 @@ def _walk_from(samples: Tensor, noise: Tensor, cfg: float):
 
     return algorithm
 
-
-def _how(model, scheduler: str, cfg: float, seed: int, forwards: float) -> dict:
-    """How the mirror was made, as plain JSON; see `Mirror`."""
-    return {
-        "model": families.describe(model), "method": "from a seed", "side": "positive", "start": "positive",
-        "cfg": cfg, "seed": seed, "scheduler": scheduler, "forwards": forwards, "backwards": 0.0,
-        "evaluations": [], "losses": [],
-    }

@@ -16,12 +16,14 @@ from ...mirror_ops.rewriting.redescribe import Redescription, Rewriter, redescri
 from ...mirror_ops.rewriting.rewriters import Adam
 from ...mirror_ops.walks.ddim import InputScale
 from ...mirror_ops.walks.parity import parity_invert, resting
+from ...mirror_ops.walks.provenance import Provenance, Side
 from ...mirror_ops.walks.schedules import current_labels, target_labels
 from ...mirror_ops.walks.slerp import slerp
 from ...mirror_ops.walks.trajectory import Mirror, cpu
 from ..host import families
 from ..host.conditioning import check_batch, pooled_of, scheduled, text_of, with_text
 from ..host.denoiser import Count, Walk, run
+from ..host.identity import identity
 from ..types import MirrorType, RewriterType, category
 
 TARGET, CURRENT = "target (null-text family)", "current (pix2pix-zero family)"
@@ -75,7 +77,7 @@ class RedescribedDDIMInvert(io.ComfyNode):
             embeddings=cpu(back.embeddings),
             pooled=cpu(pooled_of(positive)),
             mask=mask_of(latent),
-            meta={"scheduler": scheduler, "residuals": residuals, **_how(model, plan, back, count, latents.shape[1])},
+            provenance=_provenance(model, plan, scheduler, back, count, residuals),
         )
         sampling = model.get_model_object("model_sampling")
         return io.NodeOutput(
@@ -172,9 +174,9 @@ def _check_parity(model, sigmas: Tensor, steps: int, refine: int) -> None:
 
 def _prompts(positive, negative, cfg: float, rewriter: Rewriter, batch: int) -> dict:
     """The CONDITIONING of each side; ValueError if one is missing or does not fit."""
-    if rewriter.side == "negative" and cfg == 1:
+    if rewriter.side == Side.NEGATIVE and cfg == 1:
         raise ValueError(f"`{rewriter.name}` rewrites the negative prompt, which cfg 1 never reads. Use a higher cfg.")
-    if rewriter.side == "negative" and rewriter.start == "positive":
+    if rewriter.side == Side.NEGATIVE and rewriter.start == Side.POSITIVE:
         negative = _towards(positive, negative, rewriter.interpolation)
     if negative is None and cfg != 1:
         raise ValueError(f"cfg {cfg:g} needs a negative prompt to guide away from. Connect `negative`, or use cfg 1.")
@@ -268,23 +270,28 @@ def _redescribe(walk: Walk, latents: Tensor, plan: Plan) -> Redescription:
     )
 
 
-def _how(model, plan: Plan, back: Redescription, count: Count, batch: int) -> dict:
-    """How the mirror was made and what it cost, as plain JSON."""
-    return {
-        "model": families.describe(model),
-        "method": plan.rewriter.name,
-        "side": plan.rewriter.side,
-        "start": plan.rewriter.start,
-        "cfg": plan.cfg,
-        "label": plan.label,
-        "refine": plan.refine,
-        "mixing": plan.mixing,
-        "regularise": plan.regularise,
-        "forwards": count.forwards / batch,
-        "backwards": count.backwards / batch,
-        "evaluations": back.evaluations,
-        "losses": back.losses.tolist(),
-    }
+def _provenance(
+    model, plan: Plan, scheduler: str, back: Redescription, count: Count, residuals: list[list[float]]
+) -> Provenance:
+    """How the mirror was made and what it cost."""
+    batch, rewriter = back.reconstruction.shape[1], plan.rewriter
+    return Provenance(
+        identity(model),
+        rewriter.name,
+        plan.cfg,
+        rewriter.side,
+        rewriter.start,
+        scheduler,
+        label=plan.label,
+        refine=plan.refine,
+        mixing=plan.mixing,
+        regularise=plan.regularise,
+        forwards=count.forwards / batch,
+        backwards=count.backwards / batch,
+        evaluations=tuple(back.evaluations),
+        losses=tuple(map(tuple, back.losses.tolist())),
+        residuals=tuple(map(tuple, residuals)),
+    )
 
 
 def mask_of(latent: dict) -> Tensor | None:

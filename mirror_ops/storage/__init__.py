@@ -1,0 +1,1 @@
+"""Values that outlive a session, as files that are checked before anything is made of them."""
