@@ -1,9 +1,11 @@
-"""One command for everything: python run.py demo | test | serve | bench | train | graphs | marks |
+"""One command for everything: python run.py demo | test | serve | translate | ray | bench | train | graphs | marks |
 locales | lint.
 
     demo    run the shipped graphs through a real ComfyUI and write pictures and a report to output/
     test    run the tests (further arguments go to pytest)
     serve   ComfyUI in the browser with this pack and its demo model loaded
+    translate  a graph over every picture of a folder: python run.py translate IN OUT --workflow FILE.json
+    ray     Ray's own command, to start the nodes of a cluster for `translate --ray`
     bench   measure: python run.py bench [NAME] [--json FILE]
     train   make the weights of the demo model again
     graphs  write the template graphs in workflows/ again
@@ -30,7 +32,8 @@ from pathlib import Path
 OLDEST, NEWEST = (3, 10), (3, 14)
 INSIDE = "MIRROR_INSIDE"            # set for the process that runs in the environment
 MODULES = {"demo": "demo.run_demo", "bench": "bench.run", "train": "demo.train", "graphs": "demo.graphs",
-           "marks": "demo.marks", "locales": "harness.locales"}
+           "marks": "demo.marks", "locales": "harness.locales",
+           "translate": "folders.command", "ray": "folders.ray_job"}
 
 
 def main(argv: list) -> int:

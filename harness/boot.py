@@ -22,12 +22,16 @@ SINK = "HarnessSink"
 PREVIEW_EVENTS = (1, 2, 4)      # the host's binary event types that carry preview pictures
 
 
-@functools.cache
 def boot(cpu: bool = True, pack: Path | None = ROOT) -> "Host":
     """Start the host in this process, once, with the pack loaded as ComfyUI loads it. cpu=False: a GPU if there is one.
 
     Takes about 10 s. Raises SetupError when there is no host or the pack does not load.
     """
+    return _booted(cpu, pack)
+
+
+@functools.cache
+def _booted(cpu: bool, pack: Path | None) -> "Host":
     if Host.running:
         raise SetupError("The host already runs in this process, on other terms.")
     return Host(available_host(), cpu, pack)
@@ -188,12 +192,14 @@ class Host:
         """
         return self.loop.run_until_complete(self._run(graph, cached, previews, interrupt_when))
 
+    def check_graph(self, graph: dict[str, dict]) -> None:
+        """Raises GraphRejected if any node of a graph (API format) fails the host's validation."""
+        self.loop.run_until_complete(self._validate(str(uuid.uuid4()), self._closed(graph)))
+
     async def _run(self, graph, cached, previews, interrupt_when) -> Run:
         graph = self._closed(graph)
         prompt_id, run = str(uuid.uuid4()), Run()
         checked = await self._validate(prompt_id, graph)
-        if not checked[0] or checked[3]:
-            raise GraphRejected(checked[1], checked[3])
 
         def receive(event, data):
             run.events.append(("preview" if event in PREVIEW_EVENTS else event, data))
@@ -221,7 +227,10 @@ class Host:
     async def _validate(self, prompt_id: str, graph: dict) -> tuple:
         """The executor's own validation; what it logs about a bad graph comes back in the exception instead."""
         with quiet():
-            return await self.execution.validate_prompt(prompt_id, graph, None)
+            checked = await self.execution.validate_prompt(prompt_id, graph, None)
+        if not checked[0] or checked[3]:
+            raise GraphRejected(checked[1], checked[3])
+        return checked
 
     def _closed(self, graph: dict[str, dict]) -> dict[str, dict]:
         """The graph with a Sink on every node that has outputs, none of which is used."""

@@ -1,0 +1,202 @@
+"""A graph made ready for a folder: where its picture comes in, what it saves, and which seeds each picture sets."""
+from __future__ import annotations
+
+import copy
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from . import JobError
+
+SEEDS = ("seed", "noise_seed")
+TRUTH = {"true": True, "false": False}
+
+
+@dataclass(frozen=True)
+class Graph:
+    """What the saved picture needs of a graph, in the executor's form: node id -> class and inputs.
+
+    picture: (node, input) that names the picture's file; saved: [node, slot] of the saved picture;
+    region: [node, slot] of the mask of what was edited, if the graph has just one; seeds: [(node, input)].
+    """
+    nodes: dict[str, dict]
+    picture: tuple[str, str]
+    saved: list
+    region: list | None
+    seeds: list[tuple[str, str]]
+
+    def filled(self, file: str, seed: int) -> dict[str, dict]:
+        """The graph of one picture."""
+        nodes = copy.deepcopy(self.nodes)
+        for node, name in self.seeds:
+            nodes[node]["inputs"][name] = seed
+        nodes[self.picture[0]]["inputs"][self.picture[1]] = file
+        return nodes
+
+
+def read(file: Path, host) -> dict[str, dict]:
+    """The nodes of a graph file, as the editor saves it or exports it for the API. Raises JobError."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise JobError(f"The graph {file} can't be read: {error.strerror}.") from error
+    except ValueError as error:
+        raise JobError(f"{file} is not a graph: it holds no JSON. Save one with Workflow > Save in ComfyUI.") from error
+    if isinstance(content, dict) and isinstance(content.get("nodes"), list):
+        try:
+            content = host.ui_to_api(content)
+        except ValueError as error:
+            raise JobError(f"{file}: {str(error).splitlines()[0]}. {WHOSE_NODES}") from error
+    if not is_graph(content):
+        raise JobError(f"{file} is not a graph of ComfyUI: it has no nodes. Save one with Workflow > Save in ComfyUI.")
+    missing = sorted({entry["class_type"] for entry in content.values()} - set(host.nodes.NODE_CLASS_MAPPINGS))
+    if missing:
+        raise JobError(f"The graph has nodes that this ComfyUI does not know: {', '.join(missing)}. {WHOSE_NODES}")
+    return content
+
+
+WHOSE_NODES = "Name the folder of the pack that has them with --pack, or the ComfyUI that has them in COMFYUI_PATH."
+
+
+def is_graph(content) -> bool:
+    """Whether it has the executor's form."""
+    return (isinstance(content, dict) and bool(content)
+            and all(isinstance(entry, dict) and isinstance(entry.get("class_type"), str)
+                    and isinstance(entry.get("inputs"), dict) for entry in content.values()))
+
+
+def prepare(nodes: dict[str, dict], classes: dict[str, dict], settings: list[str] = (), picture: str | None = None,
+            save: str | None = None) -> Graph:
+    """The graph for a folder. Raises JobError where it isn't plain which picture goes in or comes out.
+
+    classes: class -> its object_info. settings: NODE.INPUT=VALUE, with a node's id, title or class; they win over the
+    picture's own seed. picture, save: the node to use where there are several.
+    """
+    nodes = copy.deepcopy(nodes)
+    fixed = [assign(nodes, classes, setting) for setting in settings]
+    saver = chosen(nodes, savers(nodes, classes), save, "saves a picture", "--save",
+                   "Add a Save Image node to what the folder should get.")
+    (name,) = image_inputs(nodes[saver], classes)
+    saved = nodes[saver]["inputs"][name]
+    kept = ancestors(nodes, saved[0])
+    nodes = {node: {key: nodes[node][key] for key in ("class_type", "inputs")} for node in nodes if node in kept}
+    loader = chosen(nodes, loaders(nodes, classes), picture, "loads the picture that is saved", "--picture",
+                    "Add a Load Image node and wire it to what is saved.")
+    seeds = [(node, name) for node, entry in nodes.items() for name, value in entry["inputs"].items()
+             if name.rpartition(".")[2] in SEEDS and isinstance(value, int) and (node, name) not in fixed]
+    return Graph(nodes, (loader, upload_input(nodes[loader], classes)), saved, region(nodes, classes), seeds)
+
+
+def chosen(nodes: dict, found: list[str], named: str | None, does: str, option: str, otherwise: str) -> str:
+    """The one node found, or the one of them that is named."""
+    if named is not None:
+        node = node_named(nodes, named)
+        if node not in found:
+            raise JobError(f"{option} {named}: that node is not one that {does}.")
+        return node
+    if not found:
+        raise JobError(f"No node of the graph {does}. {otherwise}")
+    if len(found) > 1:
+        which = ", ".join(f"{node} ({title(nodes[node])})" for node in found)
+        raise JobError(f"More than one node of the graph {does}: {which}. Name one with {option} NODE.")
+    return found[0]
+
+
+def savers(nodes: dict, classes: dict) -> list[str]:
+    """Nodes that save a picture: outputs of the graph with one wired IMAGE whose class says so; previews do not."""
+    return [node for node, entry in nodes.items() if classes[entry["class_type"]]["output_node"]
+            and "save" in entry["class_type"].lower() and len(image_inputs(entry, classes)) == 1]
+
+
+def loaders(nodes: dict, classes: dict) -> list[str]:
+    """Nodes that load a picture from a file that the editor can upload."""
+    return [node for node, entry in nodes.items()
+            if upload_input(entry, classes) and "IMAGE" in classes[entry["class_type"]]["output"]]
+
+
+def image_inputs(entry: dict, classes: dict) -> list[str]:
+    return [name for name, spec in specs(entry, classes).items()
+            if spec[0] == "IMAGE" and is_wire(entry["inputs"].get(name))]
+
+
+def upload_input(entry: dict, classes: dict) -> str | None:
+    """The input that names a picture's file, if there is one."""
+    for name, spec in specs(entry, classes).items():
+        if len(spec) > 1 and spec[1].get("image_upload") and not is_wire(entry["inputs"].get(name)):
+            return name
+    return None
+
+
+def region(nodes: dict, classes: dict) -> list | None:
+    """[node, slot] of the only MASK output that is called a region."""
+    found = [[node, slot] for node, entry in nodes.items()
+             for slot, (kind, name) in enumerate(zip(classes[entry["class_type"]]["output"],
+                                                     classes[entry["class_type"]]["output_name"], strict=False))
+             if kind == "MASK" and "region" in str(name).lower()]
+    return found[0] if len(found) == 1 else None
+
+
+def ancestors(nodes: dict, node: str) -> set[str]:
+    """The node and all it depends on."""
+    found, waiting = set(), [str(node)]
+    while waiting:
+        node = waiting.pop()
+        if node not in found:
+            found.add(node)
+            waiting += [str(value[0]) for value in nodes[node]["inputs"].values() if is_wire(value)]
+    return found
+
+
+def assign(nodes: dict, classes: dict, setting: str) -> tuple[str, str]:
+    """Carry out NODE.INPUT=VALUE; (node, input)."""
+    where, equals, text = setting.partition("=")
+    found = [(node, where[len(called) + 1:]) for node, entry in nodes.items()
+             for called in (node, title(entry), entry["class_type"]) if where.startswith(called + ".")]
+    found = list(dict.fromkeys(found))
+    if not equals or not found:
+        raise JobError(f"--set {setting}: no such node. Write NODE.INPUT=VALUE with a node's id, title or class; "
+                       f"there are {', '.join(f'{node} ({title(entry)})' for node, entry in nodes.items())}.")
+    if len(found) > 1:
+        raise JobError(f"--set {setting}: there is more than one such node; name it by its id: "
+                       f"{', '.join(node for node, _ in found)}.")
+    node, name = found[0]
+    entry = nodes[node]
+    known = {*entry["inputs"], *specs(entry, classes)}
+    if name not in known or is_wire(entry["inputs"].get(name)):
+        free = sorted(other for other in known if not is_wire(entry["inputs"].get(other)))
+        raise JobError(f"--set {setting}: {title(entry)} has no value `{name}` to set; it has {', '.join(free)}.")
+    entry["inputs"][name] = typed(text, entry["inputs"].get(name), specs(entry, classes).get(name, ("",))[0], setting)
+    return node, name
+
+
+def typed(text: str, before, kind, setting: str):
+    """A value of the input's type: the one its node declares, else that of the value it had before."""
+    kinds = {"INT": int, "FLOAT": float, "BOOLEAN": lambda text: TRUTH[text.lower()]}
+    if not isinstance(kind, str) or kind not in kinds:
+        kind = {bool: "BOOLEAN", int: "INT", float: "FLOAT"}.get(type(before))
+    try:
+        return kinds[kind](text) if kind else text
+    except (ValueError, KeyError) as error:
+        raise JobError(f"--set {setting}: `{text}` is not a value of type {kind}.") from error
+
+
+def specs(entry: dict, classes: dict) -> dict[str, tuple]:
+    """Input -> (type, options), required and optional ones."""
+    declared = classes[entry["class_type"]]["input"]
+    return {**declared.get("required", {}), **declared.get("optional", {})}
+
+
+def title(entry: dict) -> str:
+    return entry.get("_meta", {}).get("title") or entry["class_type"]
+
+
+def node_named(nodes: dict, name: str) -> str:
+    """A node by its id, title or class. Raises JobError unless there is one."""
+    found = [node for node, entry in nodes.items() if name in (node, title(entry), entry["class_type"])]
+    if len(found) != 1:
+        raise JobError(f"{'More than one' if found else 'No'} node of the graph is called {name}.")
+    return found[0]
+
+
+def is_wire(value) -> bool:
+    return isinstance(value, list) and len(value) == 2

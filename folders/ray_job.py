@@ -1,0 +1,120 @@
+"""The pictures spread over a Ray cluster: names -> a pool of actors, each with a host that it boots once -> rows.
+
+Every actor writes results and ledger itself, so rows are in the ledger before Ray hears of them, whatever becomes of
+the actor, its node or the driver. Ray starts lost actors and repeats lost tasks; what of a repeated task was done
+before is known by its results. That is why Ray's own `CheckpointConfig` is not used: it checkpoints a block when the
+block is written, not a picture when it is done, keeps no failures, and a serial run could not go on from it.
+"""
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from harness.environment import RAY, ROOT, SetupError, cache_root, locked, pip, say
+
+from . import JobError
+from .worker import Job
+
+LARGEST_BLOCK, BLOCKS_EACH = 8, 16      # pictures a task: few enough that no worker is left with many at the end
+# Ray's own statistics are not sent; its core would warn of every restart of an actor that it then manages.
+QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal"}
+
+
+def rows(job: Job, names: list[str], address: str, workers: int | None) -> Iterator[dict]:
+    """The row of each picture, in the order in which they are done. address: of a cluster, or "local"."""
+    ray = connect(address, workers)
+    try:
+        yield from run(ray, job, names, workers)
+    finally:
+        ray.shutdown()
+
+
+def run(ray, job: Job, names: list[str], workers: int | None) -> Iterator[dict]:
+    """The same in a cluster that is connected."""
+    from ray.data import ActorPoolStrategy, DataContext, from_items
+    DataContext.get_current().enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    there = ray.cluster_resources()
+    gpus = 0 if job.cpu else int(there.get("GPU", 0))
+    workers = max(1, min(workers or gpus or int(there.get("CPU", 1)), len(names)))
+    size = max(1, min(LARGEST_BLOCK, len(names) // (workers * BLOCKS_EACH)))
+    data = from_items([{"name": name} for name in names], override_num_blocks=-(-len(names) // size))
+    done = data.map_batches(Actor, fn_constructor_args=(job,), batch_size=size, num_cpus=1, num_gpus=1 if gpus else 0,
+                            compute=ActorPoolStrategy(min_size=1, max_size=workers, initial_size=workers))
+    for batch in done.iter_batches(batch_size=None):
+        for text in batch["row"]:
+            row = json.loads(text)
+            if "stop" in row:
+                raise JobError(row["stop"])
+            yield row
+
+
+class Actor:
+    """A worker of the pool; its faults travel as rows, because an exception would end in a traceback of Ray's."""
+
+    def __init__(self, job: Job):
+        from .runner import start
+        from .settings import check_same
+        from .worker import Worker
+        self.stop = None
+        try:
+            host = start(job.cpu, job.packs)
+            check_same(job, host)
+            self.worker = Worker(job, host)
+        except JobError as error:
+            self.stop = str(error)
+
+    def __call__(self, batch: dict) -> dict:
+        return {"row": [json.dumps(self.do(str(name))) for name in batch["name"]]}
+
+    def do(self, name: str) -> dict:
+        if self.stop is None:
+            try:
+                return self.worker.do(name)
+            except JobError as error:
+                self.stop = str(error)
+        return {"stop": self.stop}
+
+
+def connect(address: str, workers: int | None):
+    """Ray, connected to the cluster at `address`, or to one started here ("local"). Raises JobError."""
+    ensure()
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    import ray
+    variables = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
+    local = address == "local"
+    try:
+        ray.init(address=address, num_cpus=workers if local else None, include_dashboard=False if local else None,
+                 log_to_driver=False, logging_level="ERROR", runtime_env={"env_vars": variables})
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise JobError(f"There is no Ray cluster at {address}: {str(error).splitlines()[0]} "
+                       "`python run.py ray start --head` starts one.") from error
+    return ray
+
+
+def ensure() -> None:
+    """Install Ray on its first use, if the environment is our own. Raises SetupError."""
+    if importlib.util.find_spec("ray") and importlib.util.find_spec("pyarrow"):
+        return
+    python = Path(sys.executable)
+    if not python.is_relative_to(cache_root()):
+        raise SetupError(f"Ray is not installed. Install it with: {python} -m pip install '{RAY}'")
+    with locked(cache_root() / "ray.lock", "Ray"):
+        say(f"installing {RAY}, about 300 MB, only this once")
+        pip(python, "install", RAY, log=cache_root() / "ray.log")
+    importlib.invalidate_caches()
+
+
+def main(argv: list[str]) -> int:
+    """`python run.py ray ...`: Ray's own command of the environment, to start and stop the nodes of a cluster."""
+    ensure()
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    from ray.scripts.scripts import cli
+    return cli(argv, standalone_mode=True)

@@ -1,0 +1,16 @@
+"""All pictures in this process, in order."""
+from collections.abc import Iterator
+
+from harness.boot import Host
+
+from .worker import Job, Worker
+
+
+def rows(job: Job, names: list[str], host: Host) -> Iterator[dict]:
+    """The row of each picture as it is done."""
+    worker = Worker(job, host)
+    try:
+        for name in names:
+            yield worker.do(name)
+    finally:
+        worker.close()
