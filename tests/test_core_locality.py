@@ -1,7 +1,9 @@
 """The region that an edit acts on, found from predictions."""
 import torch
 
-from mirror_ops.regions.edit_mask import FIRST_RAMP, LAST_RAMP, edited_region, otsu, probes, soft_region, walked_region
+from mirror_ops.regions.edit_mask import FIRST_RAMP, edited_region, probes, walked_region
+from mirror_ops.regions.finders import otsu, otsu_region
+from mirror_ops.regions.found import LATENT_RAMP
 
 
 def test_otsu_finds_the_valley_between_two_hills_for_each_row():
@@ -48,9 +50,9 @@ def test_the_region_is_found_whatever_its_strength():
 def test_a_lone_cell_is_noise_and_a_hole_is_closed():
     change = torch.ones(1, 1, 16, 16)
     change[..., 4:11, 4:11] = 10
-    clean = soft_region(change, FIRST_RAMP)
+    clean = otsu_region(change, FIRST_RAMP)
     change[..., 7, 7], change[..., 1, 14] = 3, 5
-    region = soft_region(change, FIRST_RAMP)
+    region = otsu_region(change, FIRST_RAMP)
     assert clean[..., 7, 7] == 1 and region[..., 7, 7] > 0.6 and region[..., 1, 14] < 0.1
 
 
@@ -58,7 +60,7 @@ def test_no_edit_gives_no_region():
     latents, sigmas = torch.randn(11, 1, 4, 8, 8), torch.linspace(10, 0, 11)
     source, _ = blot(1.0, 1.0)
     assert edited_region(source, source, sigmas, latents).max() == 0
-    assert soft_region(torch.ones(1, 1, 4, 4), LAST_RAMP).max() == 0
+    assert otsu_region(torch.ones(1, 1, 4, 4), LATENT_RAMP).max() == 0
 
 
 def test_once_the_edit_stands_the_region_is_what_it_changes_itself():

@@ -11,15 +11,14 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.nn.functional import avg_pool2d, pad
+
+from .finders import change, otsu_region
+from .found import latent_region
 
 FIRST, STRIDE = 0.04, 0.12  # of the walk: eight looks at what the edit changes, from the outline to the details
-SPREAD = 0.5  # how far a cell listens to its 3 x 3 neighbourhood: one cell alone is noise
-LEVEL = 0.01  # hills closer than this (1 % of change) are one
-DIGITS = 1e-5  # of the prediction: where all that differs is rounding, all is equal
 # The mask's edge, from the valley upwards, in parts of the distance between the hills. First rather keep too much:
 # what is let go of early is lost. Once the edit stands, the valley itself divides.
-FIRST_RAMP, LAST_RAMP = (-0.02, 0.28), (-0.1, 0.2)
+FIRST_RAMP = (-0.02, 0.28)
 STANDS = 0.7  # of the walk: from here on the region is what the edit itself would change
 
 Look = Callable[[Tensor, Tensor, int], Tensor]
@@ -34,7 +33,7 @@ def edited_region(kept: Look, edited: Look, sigmas: Tensor, latents: Tensor) -> 
     """
     looks = [(kept(latents[i], sigmas[i], i), edited(latents[i], sigmas[i], i)) for i in probes(len(sigmas) - 1)]
     before, after = (torch.stack(side, dim=1) for side in zip(*looks, strict=True))
-    return soft_region(change(after - before, before), FIRST_RAMP)
+    return otsu_region(change(after - before, before), FIRST_RAMP)
 
 
 def walked_region(first: Tensor, recorded: Tensor, steps: int) -> Callable[[int, Tensor], Tensor]:
@@ -49,42 +48,12 @@ def walked_region(first: Tensor, recorded: Tensor, steps: int) -> Callable[[int,
     def region(i: int, difference: Tensor) -> Tensor:
         if i < round(STANDS * steps):
             return first
-        found = soft_region(change(difference[:, None], recorded[:, None]), LAST_RAMP)
+        found = latent_region(difference, recorded)
         return torch.where(edits, found, torch.zeros_like(found))
 
     return region
 
 
-def change(difference: Tensor, prediction: Tensor) -> Tensor:
-    """[B, 1, H, W] the rms of a difference [B, N, C, H, W] over steps and channels, and never less than rounding is."""
-    digits = DIGITS * prediction.abs().mean(dim=(1, 2, 3, 4)).clamp(min=1e-7)
-    return difference.square().mean(dim=(1, 2))[:, None].sqrt() + digits.reshape(-1, 1, 1, 1)
-
-
 def probes(steps: int) -> range:
     """The steps at which the two predictions are compared; at least one."""
     return range(min(int(FIRST * steps), steps - 1), steps, max(1, round(STRIDE * steps)))
-
-
-def soft_region(change: Tensor, ramp: tuple[float, float]) -> Tensor:
-    """The mask [B, 1, H, W] of a positive change [B, 1, H, W]: a ramp across Otsu's threshold of its logarithm."""
-    level = change.log()
-    around = avg_pool2d(pad(level, (1, 1, 1, 1), mode="replicate"), kernel_size=3, stride=1)
-    level = level + SPREAD * (around - level)
-    threshold, distance = (v.reshape(-1, 1, 1, 1) for v in otsu(level.flatten(1)))
-    region = (((level - threshold) / distance.clamp(min=LEVEL) - ramp[0]) / (ramp[1] - ramp[0])).clamp(0, 1)
-    return torch.where(distance > LEVEL, region, torch.zeros_like(region))  # one kind of place only: nothing is edited
-
-
-def otsu(values: Tensor) -> tuple[Tensor, Tensor]:
-    """([B] threshold, [B] distance of the two means) that split values [B, N] with the greatest variance between the
-    two parts (Otsu 1979), over all N - 1 splits."""
-    ordered = values.sort(dim=1).values
-    n = ordered.shape[1]
-    below = torch.arange(1, n, device=values.device, dtype=values.dtype)
-    sums = ordered.cumsum(dim=1)
-    low, high = sums[:, :-1] / below, (sums[:, -1:] - sums[:, :-1]) / (n - below)
-    between = below / n * (1 - below / n) * (high - low).square()
-    split = between.argmax(dim=1, keepdim=True)
-    threshold = (ordered.gather(1, split) + ordered.gather(1, split + 1)) / 2
-    return threshold[:, 0], (high - low).gather(1, split)[:, 0]

@@ -5,6 +5,7 @@ one embedding [B or 1, tokens, width], the texts of all entries side by side alo
 holds (area, mask, pooled output, ControlNet, hooks, sizes) stays where it is.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -48,6 +49,21 @@ def split(embedding: Tensor, tokens: Sequence[int]) -> tuple[Tensor, ...]:
 def token_counts(conditioning: Conditioning) -> list[int]:
     """[entries] number of tokens of each entry."""
     return [entry[0].shape[1] for entry in conditioning]
+
+
+def common_tokens(one: Conditioning, other: Conditioning) -> tuple[Conditioning, Conditioning]:
+    """Two prompts with texts of one length, the shorter repeated as often as it takes, as stock samplers do it to batch
+    them: repeated tokens change nothing in cross-attention. Raises ValueError for other numbers of parts or widths."""
+    if len(one) != len(other) or text_of(one).shape[2] != text_of(other).shape[2]:
+        raise ValueError(
+            f"The two prompts have {len(one)} and {len(other)} parts, of width {text_of(one).shape[2]} and "
+            f"{text_of(other).shape[2]}: use the same CLIP and as many parts for both."
+        )
+    lengths = [math.lcm(*pair) for pair in zip(token_counts(one), token_counts(other), strict=True)]
+    return tuple(
+        [[text.repeat(1, n // text.shape[1], 1), options] for (text, options), n in zip(prompt, lengths, strict=True)]
+        for prompt in (one, other)
+    )
 
 
 def with_text(conditioning: Conditioning, embedding: Tensor) -> Conditioning:

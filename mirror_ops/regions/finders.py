@@ -1,0 +1,77 @@
+"""From how much something changed, place by place, to where it changed: rules that need no threshold set by hand.
+
+All take a change [B, 1, H, W] >= 0 and give a region [B, 1, H, W] in [0, 1]. `otsu_region` is the one in use here; the
+others are those of recent editors, as their codes have them, to compare with (`run.py bench edits`: region IoU).
+"""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import avg_pool2d, max_pool2d, pad
+
+SPREAD = 0.5  # how far a cell listens to its 3 x 3 neighbourhood: one cell alone is noise
+LEVEL = 0.01  # hills closer than this (1 % of change) are one
+DIGITS = 1e-5  # of the values compared: where all that differs is rounding, all is equal
+HARD = (0.0, 1e-6)  # the ramp of a region without a soft edge
+
+
+def change(difference: Tensor, compared: Tensor) -> Tensor:
+    """[B, 1, H, W] the rms of a difference [B, N, C, H, W] over steps and channels, and never less than rounding is.
+
+    compared [B, N, C, H, W] says how large the values are.
+    """
+    digits = DIGITS * compared.abs().mean(dim=(1, 2, 3, 4)).clamp(min=1e-7)
+    return difference.square().mean(dim=(1, 2))[:, None].sqrt() + digits.reshape(-1, 1, 1, 1)
+
+
+def otsu_region(change: Tensor, ramp: tuple[float, float] = HARD, spread: float = SPREAD) -> Tensor:
+    """A ramp across Otsu's threshold of the change's logarithm, from ramp[0] to ramp[1] in parts of the distance
+    between the two hills. All 0 where there is one hill only: nothing has changed more than the rest."""
+    level = change.log()
+    around = avg_pool2d(pad(level, (1, 1, 1, 1), mode="replicate"), kernel_size=3, stride=1)
+    level = level + spread * (around - level)
+    threshold, distance = (v.reshape(-1, 1, 1, 1) for v in otsu(level.flatten(1)))
+    region = (((level - threshold) / distance.clamp(min=LEVEL) - ramp[0]) / (ramp[1] - ramp[0])).clamp(0, 1)
+    return torch.where(distance > LEVEL, region, torch.zeros_like(region))
+
+
+def min_max_region(change: Tensor) -> Tensor:
+    """The change from its least to its largest (UniEdit-Flow, 2504.13109): a weight more than a region."""
+    low, high = change.amin(dim=(2, 3), keepdim=True), change.amax(dim=(2, 3), keepdim=True)
+    return (change - low) / (high - low).clamp(min=torch.finfo(change.dtype).tiny)
+
+
+def quantile_sigmoid_region(change: Tensor, steepness: float = 15.0, closing: int = 5) -> Tensor:
+    """A sigmoid around the middle between the 0.05 and the 0.95 quantile, holes closed (SteerFlow, 2604.01715)."""
+    low, high = (change.flatten(1).quantile(q, dim=1).reshape(-1, 1, 1, 1) for q in (0.05, 0.95))
+    scaled = ((change - low) / (high - low).clamp(min=torch.finfo(change.dtype).tiny)).clamp(0, 1)
+    region = torch.sigmoid(steepness * (scaled - 0.5))
+    return -grown(-grown(region, closing // 2), closing // 2)
+
+
+def similarity_region(change: Tensor, kept: Tensor, similar: float = 0.8) -> Tensor:
+    """1 where `kept`, a magnitude [B, 1, H, W], is less than `similar` of kept + change (VeloEdit, 2603.13388)."""
+    return (kept / (kept + change) < similar).to(change.dtype)
+
+
+def grown(region: Tensor, by: int) -> Tensor:
+    """The region widened by so many cells."""
+    return max_pool2d(region, 2 * by + 1, stride=1, padding=by)
+
+
+def softened(region: Tensor, by: int) -> Tensor:
+    """The region with its edge spread over so many cells to each side."""
+    return avg_pool2d(pad(region, (by,) * 4, mode="replicate"), 2 * by + 1, stride=1)
+
+
+def otsu(values: Tensor) -> tuple[Tensor, Tensor]:
+    """([B] threshold, [B] distance of the two means) that split values [B, N] with the greatest variance between the
+    two parts (Otsu 1979), over all N - 1 splits."""
+    ordered = values.sort(dim=1).values
+    n = ordered.shape[1]
+    below = torch.arange(1, n, device=values.device, dtype=values.dtype)
+    sums = ordered.cumsum(dim=1)
+    low, high = sums[:, :-1] / below, (sums[:, -1:] - sums[:, :-1]) / (n - below)
+    between = below / n * (1 - below / n) * (high - low).square()
+    split = between.argmax(dim=1, keepdim=True)
+    threshold = (ordered.gather(1, split) + ordered.gather(1, split + 1)) / 2
+    return threshold[:, 0], (high - low).gather(1, split)[:, 0]

@@ -1,0 +1,76 @@
+"""Where an edit acted, found in what it did: in latents while it is walked, in pictures once it is decoded."""
+
+import torch
+from torch import Tensor
+
+from .finders import (
+    change,
+    grown,
+    min_max_region,
+    otsu_region,
+    quantile_sigmoid_region,
+    similarity_region,
+    softened,
+)
+
+LATENT_RAMP = (-0.1, 0.2)  # the soft edge of a region of cells, from the valley upwards
+UNSEEN = 1e-3  # of the largest value of a latent: less is not seen once it is decoded
+VISIBLE = 1e-3  # of a picture's range: less is not seen, nor told from rounding to 8 bits
+NOTHING = 2 / 255  # where no pixel changed by more, there is no edit
+AROUND = 2  # pixels: a change is read off the 5 x 5 around each
+WIDEN, SOFTEN = 3, 2  # pixels
+CELL = 64  # pixels: of the coarsest autoencoder, and so the most that its crop takes
+
+
+def latent_region(edit: Tensor, picture: Tensor) -> Tensor:
+    """[B, 1, H, W] in [0, 1]: where the edit so far, a difference [B, C, H, W] from the `picture`, has moved. All 0
+    where it has moved so little that nobody will see it, as rounding does."""
+    region = otsu_region(change(edit[:, None], picture[:, None]), LATENT_RAMP)
+    largest, contrast = (x.abs().amax(dim=(1, 2, 3), keepdim=True) for x in (edit, picture))
+    return torch.where(largest > UNSEEN * contrast, region, torch.zeros_like(region))
+
+
+def picture_region(one: Tensor, other: Tensor, widen: int = WIDEN, soften: int = SOFTEN, rule: str = "otsu") -> Tensor:
+    """[B, 1, H, W] in [0, 1]: where two pictures [B, 3, H, W] in [0, 1] differ, a pixel sharp before it is widened and
+    softened by so many pixels. All 0 where nothing differs that can be seen.
+
+    Give pictures that came out of the same decoder, or its own error counts as a change. `rule` is one of RULES.
+    """
+    difference = (one - other).square().mean(dim=1, keepdim=True).sqrt()
+    kept = one.square().mean(dim=1, keepdim=True).sqrt()
+    found = RULES[rule](softened(difference, AROUND) + VISIBLE, softened(kept, AROUND))
+    seen = difference.amax(dim=(2, 3), keepdim=True) > NOTHING
+    return softened(grown(torch.where(seen, found, torch.zeros_like(found)), widen), soften)
+
+
+RULES = {  # of how a change [B, 1, H, W] becomes a region, given the magnitude of what is kept
+    "otsu": lambda change, kept: otsu_region(change, spread=0.0),
+    "min-max": lambda change, kept: min_max_region(change),
+    "quantile sigmoid": lambda change, kept: quantile_sigmoid_region(change),
+    "similarity": similarity_region,
+}
+
+
+def pasted(edited: Tensor, original: Tensor, region: Tensor) -> Tensor:
+    """[B, C, H, W] the original with the edited pixels [B, C, h, w] where the region [B, 1, h, w] is 1.
+
+    An edit that is smaller than the original lies in its middle, as an autoencoder that takes only whole cells crops
+    it; the original stays around it. Raises ValueError for one that is larger, or smaller by more than such a crop.
+    """
+    rows, columns = middle(edited, original)
+    result = original.repeat(len(edited) if len(original) == 1 else 1, 1, 1, 1)
+    inner = result[..., rows, columns]
+    result[..., rows, columns] = inner + region * (edited - inner)
+    return result
+
+
+def middle(inner: Tensor, outer: Tensor) -> tuple[slice, slice]:
+    """(rows, columns) of a picture [..., H, W] that the autoencoder's crop of it, [..., h, w], comes from."""
+    (h, w), (height, width) = inner.shape[-2:], outer.shape[-2:]
+    if not (0 <= height - h < CELL and 0 <= width - w < CELL):
+        raise ValueError(
+            f"The edited picture is {w} x {h} and the original {width} x {height}. Connect the picture that was "
+            "encoded, or bring both to one size."
+        )
+    top, left = (height - h) // 2, (width - w) // 2
+    return slice(top, top + h), slice(left, left + w)

@@ -1,0 +1,105 @@
+"""A picture and its edit walked under the same fresh noise: a mirror that needs no inversion.
+
+At each level the picture is noised anew, the edit is noised by the same noise, and the edit moves by the difference of
+what the network sees in the two. CycleDiffusion (Wu & De la Torre 2023) shares the noises of a sampler; for flow models
+this is FlowEdit (Kulikov et al., 2412.08629, algorithm 1), and with `jump` it is the virtual inversion of InfEdit (Xu
+et al., 2312.04965, algorithm 1). Where both sides are told the same, the difference is zero and the picture stays as it
+is, at any guidance and on any grid.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Generator, Tensor
+
+from .ddim import moves, to_d
+from .sample import Branch
+
+Region = Callable[[int, Tensor], Tensor]
+SEEDS = 2**64
+
+
+def shared_noise(
+    source: Branch,
+    edit: Branch,
+    picture: Tensor,
+    sigmas: Tensor,
+    generators: Sequence[Generator],
+    *,
+    flow: bool = False,
+    draws: int | Sequence[int] = 1,
+    jump: bool = False,
+    antithetic: bool = True,
+    region: Region | None = None,
+    on_step: Callable[[int, Tensor], None] | None = None,
+) -> Tensor:
+    """[B, C, H, W] the edited picture, from `picture` [B, C, H, W], a clean latent, on falling `sigmas` [T+1].
+
+    `source` is asked before `edit` at each draw, at the same level and under the same noise. `generators`, one for each
+    picture, draw the noise, so that a picture's edit does not depend on what it is batched with. `draws`: so many
+    noises a step, or [T] a number for each step, whose moves are averaged. `antithetic` draws are each followed by
+    their opposite, so that what is odd in the noise cancels at no cost. `region(i, change) -> m` in [0, 1],
+    broadcastable to [B, C, H, W], says how much of the edit so far, `change` [B, C, H, W], is kept. `on_step(i,
+    edited)` sees the edit after each step. Latents are x0 + sigma n, or (1 - sigma) x0 + sigma n with `flow`.
+
+    The walk may start below the noisiest level: the picture then decides more. Raises ValueError for a number of
+    generators or of draws that does not fit.
+    """
+    counts = _counts(draws, len(sigmas) - 1, len(generators), len(picture))
+    noises = noise_of(generators, picture, antithetic)
+    offset = torch.zeros_like(picture)  # of the noised edit from the noised picture; shrinks with a flow model's signal
+    for i, sigma, sigma_next in moves(sigmas):
+        pairs = [_pair(source, edit, picture, offset, next(noises), sigma, i, flow) for _ in range(counts[i])]
+        after = signal(sigma_next, flow)
+        if jump:
+            offset = after * _mean([edited - kept for _, kept, _, edited in pairs])
+        else:
+            slopes = [to_d(x_e, edited, sigma) - to_d(x_s, kept, sigma) for x_s, kept, x_e, edited in pairs]
+            offset = offset + (sigma_next - sigma) * _mean(slopes)
+        if region is not None:
+            offset = region(i, offset / after) * offset
+        if on_step is not None:
+            on_step(i, picture + offset / after)
+    return picture + offset / signal(sigmas[-1], flow)
+
+
+def signal(sigma: Tensor, flow: bool) -> Tensor | float:
+    """How much of the picture a noised latent of this level holds: 1, or 1 - sigma for a flow model."""
+    return 1 - sigma if flow else 1.0
+
+
+def noise_of(generators: Sequence[Generator], like: Tensor, antithetic: bool) -> Iterator[Tensor]:
+    """Unit noises [B, C, H, W] without end, each picture's from its own generator, drawn on the CPU: the same on every
+    device."""
+    while True:
+        drawn = [torch.randn(like.shape[1:], generator=g, dtype=like.dtype) for g in generators]
+        noise = torch.stack(drawn).to(like.device)
+        yield noise
+        if antithetic:
+            yield -noise
+
+
+def picture_generators(seed: int, places: Sequence[int]) -> list[Generator]:
+    """A generator for each picture: that of `seed` + its place in the batch it belongs to. Seeds are 64-bit."""
+    return [torch.Generator().manual_seed((seed + place) % SEEDS) for place in places]
+
+
+def _pair(source, edit, picture, offset, noise, sigma, i, flow) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """(x_source, D_source, x_edit, D_edit) under one noise."""
+    x_s = signal(sigma, flow) * picture + sigma * noise
+    x_e = x_s + offset
+    return x_s, source(x_s, sigma, i), x_e, edit(x_e, sigma, i)
+
+
+def _mean(values: list[Tensor]) -> Tensor:
+    return values[0] if len(values) == 1 else torch.stack(values).mean(dim=0)
+
+
+def _counts(draws: int | Sequence[int], steps: int, generators: int, batch: int) -> Sequence[int]:
+    """[T] the draws of each step; ValueError if something does not fit."""
+    if generators != batch:
+        raise ValueError(f"{batch} pictures need {batch} noise generators, not {generators}.")
+    counts = [draws] * steps if isinstance(draws, int) else draws
+    if len(counts) != steps or min(counts) < 1:
+        raise ValueError(f"`draws` needs a number of 1 or more for each of the {steps} steps.")
+    return counts
