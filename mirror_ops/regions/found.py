@@ -60,7 +60,7 @@ def pasted(edited: Tensor, original: Tensor, region: Tensor) -> Tensor:
     rows, columns = middle(edited, original)
     result = original.repeat(len(edited) if len(original) == 1 else 1, 1, 1, 1)
     inner = result[..., rows, columns]
-    result[..., rows, columns] = inner + region * (edited - inner)
+    result[..., rows, columns] = torch.lerp(inner, edited, region.expand_as(edited).to(edited))
     return result
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 from torch import Tensor
 
 from ...mirror_ops.directions.direction import EditDirection
@@ -12,6 +12,8 @@ from ...mirror_ops.regions.found import latent_region
 from ...mirror_ops.walks.shared_noise import picture_generators, shared_noise
 from ...mirror_ops.walks.trajectory import cpu
 from ..host import families
+from ..host.attach import SHARED_NOISE
+from ..host.branches import Branch
 from ..host.conditioning import (
     Conditioning,
     check_batch,
@@ -23,6 +25,7 @@ from ..host.conditioning import (
     with_text,
 )
 from ..host.denoiser import Walk, run
+from ..reports import shown
 from ..types import DirectionType, category
 
 AUTO, EVERYWHERE, CUSTOM = "auto", "everywhere", "custom"
@@ -97,7 +100,7 @@ class MirrorEdit(io.ComfyNode):
             raise ValueError("The edit is not finite. Lower cfg or strength, or take another scheduler.")
         told = report(made, plan, why_nothing(prompts, edit_model))
         edited = {**latent, "samples": model.model.process_latent_out(made.edited)}
-        return io.NodeOutput(edited, made.region[:, 0], told, ui=ui.PreviewText(told))
+        return io.NodeOutput(edited, made.region[:, 0], told, ui=shown(told))
 
 
 def _edit_inputs() -> list:
@@ -211,7 +214,10 @@ def walked(model, samples: Tensor, prompts: dict, plan: Plan) -> Made:
     def algorithm(walk: Walk) -> tuple:
         return _edited(walk, samples, _source_branch(walk, plan), plan)
 
-    made, count = run(model, samples, plan.sigmas, prompts, algorithm, evaluations=2 * plan.steps * plan.guidance.draws)
+    evaluations = 2 * plan.steps * plan.guidance.draws
+    made, count = run(
+        model, samples, plan.sigmas, prompts, algorithm, evaluations=evaluations, reference=SHARED_NOISE
+    )
     return Made(*made, count.forwards / len(samples))
 
 
@@ -241,7 +247,7 @@ def walked_apart(model, edit_model, samples: Tensor, prompts: dict, plan: Plan) 
 
 def _source_branch(walk: Walk, plan: Plan) -> Callable:
     prompt, against = walk.prompts["source"].entries, _against(walk)
-    return lambda x, sigma, i: walk.denoise(x, sigma, prompt, against, plan.guidance.source_cfg, branch="source")
+    return lambda x, sigma, i: walk.denoise(x, sigma, prompt, against, plan.guidance.source_cfg, branch=Branch.SOURCE)
 
 
 def _against(walk: Walk) -> list:
@@ -255,7 +261,7 @@ def _edited(walk: Walk, samples: Tensor, source: Callable, plan: Plan) -> tuple[
     allowed = None if plan.allowed is None else plan.allowed.to(picture)
 
     def edit(x: Tensor, sigma: Tensor, i: int) -> Tensor:
-        return walk.denoise(x, sigma, target, against, cfgs[i], branch="edit")
+        return walk.denoise(x, sigma, target, against, cfgs[i], branch=Branch.EDIT)
 
     def region(i: int, change: Tensor) -> Tensor:
         late = plan.local and i >= round(FOUND_FROM * plan.steps)
