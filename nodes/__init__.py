@@ -1,7 +1,8 @@
 """The nodes: schema, a few lines of wiring, return. One family a file; a folder here is a sub-category of the menu.
 
 A new node needs no list: every io.ComfyNode that is defined in a file of these folders is found. `host` holds no nodes:
-it is the only place that reaches into ComfyUI's internals.
+it is the only place that reaches into ComfyUI's internals. Every node's inputs are checked before it runs
+(`host.values`).
 """
 
 import importlib
@@ -9,6 +10,8 @@ import inspect
 import pkgutil
 
 from comfy_api.latest import ComfyExtension, io
+
+from .host.values import guarded
 
 FOLDERS = ("edit", "mirror", "guidance", "attention", "cycle", "measure", "files", "demo")  # in the docs' order
 
@@ -26,7 +29,7 @@ def _modules(folder: str):
 
 def _defined(module) -> list[type[io.ComfyNode]]:
     kinds = [kind for kind in vars(module).values() if inspect.isclass(kind) and issubclass(kind, io.ComfyNode)]
-    return [kind for kind in kinds if kind.__module__ == module.__name__]
+    return [guarded(kind) for kind in kinds if kind.__module__ == module.__name__]
 
 
 class MirrorExtension(ComfyExtension):

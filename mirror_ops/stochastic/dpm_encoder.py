@@ -22,6 +22,7 @@ last prediction is not the picture: its noise is then kept as the plain differen
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from itertools import repeat
 from typing import NamedTuple
 
 import torch
@@ -85,16 +86,37 @@ def dpm_decode(
     eta: float,
     flow: bool = False,
     on_step: Callable[[int, Tensor], None] | None = None,
+    mask: Tensor | None = None,
+    path: Iterable[Tensor] | None = None,
 ) -> Tensor:
     """The picture [B, C, H, W] sampled from `start` at sigmas[0] with given `noises` (T of them), not drawn ones.
 
     With the prompt, eta and grid of the encoding it is the encoded picture. `on_step(i, x)` is called after each step.
+    Where `mask` [B or 1, 1, H, W] is 0 the walk stays on `path`, the encoding's latents after each step (T of them).
     """
+    if mask is None:
+        path = repeat(start, len(sigmas) - 1)
+    return _decode(denoise, start, zip(path, noises, strict=True), sigmas, cond, eta, flow, on_step, mask)
+
+
+def _decode(
+    denoise: Denoiser,
+    start: Tensor,
+    steps: Iterable[tuple[Tensor, Tensor]],
+    sigmas: Tensor,
+    cond: object,
+    eta: float,
+    flow: bool,
+    on_step: Callable[[int, Tensor], None] | None,
+    mask: Tensor | None,
+) -> Tensor:
+    """`dpm_decode` with (latent of the path, noise) for each of the `steps`."""
     check_stochastic(sigmas, eta, flow)
     x = start
-    for (i, sigma, sigma_next), z in zip(moves(sigmas), noises, strict=True):
+    for (i, sigma, sigma_next), (kept, z) in zip(moves(sigmas), steps, strict=True):
         mu, scale = ancestral_mean(x, denoise(x, sigma, cond), sigma, sigma_next, eta, flow)
         x = mu + scale * z
+        x = x if mask is None else mask * x + (1 - mask) * kept
         if on_step is not None:
             on_step(i, x)
     return x
@@ -112,17 +134,19 @@ def cycle_diffusion(
     flow: bool = False,
     path: Path = posterior,
     on_step: Callable[[int, Tensor], None] | None = None,
+    mask: Tensor | None = None,
 ) -> Tensor:
     """Encoding under `source` and decoding under `target` in one walk, each noise used as soon as it is known.
 
     The result is that of `dpm_encode` and `dpm_decode`; memory does not grow with steps. The two denoisers may differ
-    in guidance: 1 for the encoder and 1 to 5 for the decoder in the paper. Errors as there.
+    in guidance: 1 for the encoder and 1 to 5 for the decoder in the paper. Where `mask` [B or 1, 1, H, W] is 0 the
+    picture stays as it was. Errors as there.
     """
     check_stochastic(sigmas, eta, flow)
     start = noised(picture, draw(picture, generator), sigmas[0], flow)
     propose = path(picture, sigmas, eta, generator, flow)
     steps = encode_steps(encoder, start, propose, sigmas, source, eta, flow)
-    return dpm_decode(decoder, start, (z for _, z in steps), sigmas, target, eta, flow, on_step)
+    return _decode(decoder, start, steps, sigmas, target, eta, flow, on_step, mask)
 
 
 def encode_steps(
@@ -176,6 +200,11 @@ def noised(picture: Tensor, noise: Tensor, sigma: Tensor, flow: bool) -> Tensor:
 def draw(x: Tensor, generator: Generator) -> Tensor:
     """Gaussian noise in the shape of x, drawn in float32 on the generator's device: the same on every machine."""
     return torch.randn(x.shape, generator=generator, device=generator.device).to(x)
+
+
+def seeded(seed: int) -> Generator:
+    """A generator on the CPU. Seeds as large as any begin again at 2^64."""
+    return Generator().manual_seed(seed % 2**64)
 
 
 def check_stochastic(sigmas: Tensor, eta: float, flow: bool) -> None:

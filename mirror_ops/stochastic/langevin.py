@@ -21,7 +21,7 @@ from torch import Generator, Tensor
 from ..guidance.classifier_free import Denoiser
 from ..storage.tensor_file import FileKind
 from ..walks.ddim import moves
-from .dpm_encoder import ancestral_mean, draw
+from .dpm_encoder import ancestral_mean, draw, seeded
 
 SINGLE = (torch.float32,)
 FILE = FileKind("mirror-langevin", 1, "walk of latent guidance", {"z": (5, SINGLE), "best": (5, SINGLE)})
@@ -50,7 +50,7 @@ def noise_count(sigmas: Tensor, eta: float) -> int:
 
 def begin(shape: tuple[int, ...], count: int, seed: int, meta: dict) -> State:
     """Gaussian noises [count, *shape] of a seed, as an untouched walk."""
-    z = torch.randn(count, *shape, generator=Generator().manual_seed(seed))
+    z = torch.randn(count, *shape, generator=seeded(seed))
     return State(z, z.clone(), meta=meta)
 
 
@@ -82,7 +82,7 @@ def langevin(
     Raises ValueError if an energy or its gradient stops being finite.
     """
     for k in range(state.done, iterations):
-        generator = Generator().manual_seed(seed * 1_000_003 + k + 1)
+        generator = seeded(seed * 1_000_003 + k + 1)
         energies, slope = energy_and_slope(measure, state.z, generator)
         if not (torch.isfinite(energies).all() and torch.isfinite(slope).all()):
             raise ValueError(f"The energy is not finite in iteration {k + 1}. Lower its weight, the step, or cfg.")

@@ -2,16 +2,16 @@
 
 from typing import NamedTuple
 
-import torch
 from comfy_api.latest import io
 from torch import Tensor
 
-from ...mirror_ops.stochastic.dpm_encoder import cycle_diffusion, dpm_decode
+from ...mirror_ops.stochastic.dpm_encoder import cycle_diffusion, dpm_decode, seeded
 from ...mirror_ops.stochastic.sdedit import sdedit
 from ...mirror_ops.walks.precision import seen_in
 from ..host import families
 from ..host.branches import Branch
 from ..host.denoiser import Walk, run
+from ..host.values import mask_at
 from ..mirror.exact import SolverContext, denoiser_of, prompts_at, solver_context
 from ..types import category
 from .encode import Encoder, chosen, encoded, encoder_input, grid_inputs, levels
@@ -23,6 +23,7 @@ class Plan(NamedTuple):
     source_cfg: float
     cfg: float
     refine: int
+    mask: Tensor | None  # [B or 1, 1, H, W] where the picture may change
 
 
 class CycleDiffusionEdit(io.ComfyNode):
@@ -44,7 +45,7 @@ class CycleDiffusionEdit(io.ComfyNode):
                 io.Model.Input("model", tooltip="Of the picture's own domain, if there are two."),
                 io.Conditioning.Input("source", tooltip="Describes the picture as it is."),
                 io.Conditioning.Input("target", tooltip="Describes the edited picture; from the decoder's own CLIP."),
-                io.Latent.Input("latent", tooltip="The encoded picture(s)."),
+                io.Latent.Input("latent", tooltip="The encoded picture(s). A noise mask confines the edit."),
                 encoder_input(),
                 *grid_inputs(denoise=0.7, steps=35),
                 io.Float.Input("source_cfg", default=1.0, min=0.0, max=30.0, step=0.1, tooltip="Of the encoding."),
@@ -78,7 +79,8 @@ class CycleDiffusionEdit(io.ComfyNode):
         sigmas = levels(model, samples, steps, scheduler, denoise, sigmas)
         if refine >= len(sigmas):
             raise ValueError(f"`refine` can redraw at most the {len(sigmas) - 1} steps there are, not {refine}.")
-        plan = Plan(sigmas, chosen(encoder), source_cfg, cfg, refine)
+        mask = mask_at(latent.get("noise_mask"), samples, "the noise mask")
+        plan = Plan(sigmas, chosen(encoder), source_cfg, cfg, refine, mask)
         against = negative if decoder is None or decoder_negative is None else decoder_negative
         said = prompts_at(source_cfg, source, negative, len(samples))
         wanted = prompts_at(cfg, target, against, len(samples))
@@ -87,7 +89,8 @@ class CycleDiffusionEdit(io.ComfyNode):
         else:
             check_pair(model, decoder, sigmas)
             edited, forwards = _apart(model, decoder, samples, said, wanted, plan)
-        return io.NodeOutput({"samples": model.model.process_latent_out(edited.float())}, forwards / len(samples))
+        edited = model.model.process_latent_out(edited.float())
+        return io.NodeOutput({**latent, "samples": edited}, forwards / len(samples))
 
 
 def check_pair(model, decoder, sigmas: Tensor) -> None:
@@ -116,9 +119,9 @@ def _together(model, samples: Tensor, said: dict, wanted: dict, plan: Plan) -> t
         )
         edited = cycle_diffusion(
             source, target, picture, plan.sigmas.double(), None, None, encoder.eta, encoder.generator(), on.flow,
-            encoder.path, on_step=lambda i, x: walk.progress.reached(2 * (i + 1), walk.denoised),
+            encoder.path, lambda i, x: walk.progress.reached(2 * (i + 1), walk.denoised), plan.mask,
         )
-        return _refined(target, edited, plan, on)
+        return _refined(target, edited, picture, plan, on)
 
     evaluations = 2 * steps + plan.refine
     edited, count = run(model, samples, plan.sigmas, prompts, algorithm, evaluations=evaluations)
@@ -134,19 +137,20 @@ def _apart(model, decoder, samples: Tensor, said: dict, wanted: dict, plan: Plan
         target = seen_in(on.network, denoiser_of(walk, plan.cfg, branch=Branch.EDIT))
         edited = dpm_decode(
             target, code.latents[0], code.noises, plan.sigmas.double(), None, plan.encoder.eta, on.flow,
-            lambda i, x: walk.progress.reached(i + 1, walk.denoised),
+            lambda i, x: walk.progress.reached(i + 1, walk.denoised), plan.mask, code.latents[1:],
         )
-        return _refined(target, edited, plan, on)
+        return _refined(target, edited, code.latents[-1], plan, on)
 
     evaluations = code.steps + plan.refine
     edited, second = run(decoder, samples, plan.sigmas, wanted, algorithm, evaluations=evaluations)
     return edited, first.forwards + second.forwards
 
 
-def _refined(denoise, edited: Tensor, plan: Plan, on: SolverContext) -> Tensor:
-    """The result after the refinement pass, if one is asked for."""
+def _refined(denoise, edited: Tensor, picture: Tensor, plan: Plan, on: SolverContext) -> Tensor:
+    """The result after the refinement pass, if one is asked for; `picture` where the mask is 0."""
     if not plan.refine:
         return edited
     last = plan.sigmas[-(plan.refine + 1) :].double()
-    generator = torch.Generator().manual_seed(plan.encoder.seed + 1)
-    return sdedit(denoise, edited, last, None, generator, flow=on.flow)
+    generator = seeded(plan.encoder.seed + 1)
+    refined = sdedit(denoise, edited, last, None, generator, flow=on.flow)
+    return refined if plan.mask is None else plan.mask * refined + (1 - plan.mask) * picture

@@ -6,7 +6,7 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
-from ...mirror_ops.stochastic.dpm_encoder import Path, dpm_encode, posterior
+from ...mirror_ops.stochastic.dpm_encoder import Path, dpm_encode, posterior, seeded
 from ...mirror_ops.stochastic.edit_friendly import independent
 from ...mirror_ops.stochastic.noise_code import NoiseCode
 from ...mirror_ops.walks.precision import seen_in
@@ -17,6 +17,7 @@ from ..host.branches import Branch
 from ..host.conditioning import pooled_of, text_of
 from ..host.denoiser import Walk, run
 from ..host.identity import identity
+from ..host.values import SEEDS, mask_at
 from ..mirror.exact import SolverContext, denoiser_of, prompts_at, solver_context
 from ..types import MirrorType, category
 from .replay import CodeType, replay_outputs, replayed
@@ -38,14 +39,14 @@ class Encoder:
         return PATHS[self.name][0]
 
     def generator(self, trial: int = 0) -> torch.Generator:
-        return torch.Generator().manual_seed(self.seed + trial)
+        return seeded(self.seed + trial)
 
 
 def encoder_input() -> io.DynamicCombo.Input:
     """The widget that chooses an encoder."""
     options = [
         io.DynamicCombo.Option(name, [
-            io.Int.Input("seed", default=0, min=0, max=2**32 - 1, tooltip="Of the noises drawn along the path."),
+            io.Int.Input("seed", default=0, **SEEDS, tooltip="Of the noises drawn along the path."),
             io.Float.Input("eta", default=eta, min=0.01, max=1.0, step=0.01, tooltip="How much noise a step draws."),
         ])
         for name, (_, eta) in PATHS.items()
@@ -93,8 +94,6 @@ def encoded(model, samples: Tensor, sigmas: Tensor, encoder: Encoder, cfg: float
         return NoiseCode(sigmas, code.latents, code.noises, _meta(walk, model, on, encoder, cfg))
 
     code, count = run(model, samples, sigmas, prompts, algorithm, evaluations=len(sigmas) - 1)
-    if not torch.isfinite(code.noises).all():
-        raise ValueError("The noises are not finite. Lower cfg, raise eta, or take another scheduler.")
     return code, count
 
 
@@ -129,7 +128,7 @@ class CycleDiffusionEncode(io.ComfyNode):
             inputs=[
                 io.Model.Input("model", tooltip="Of the picture's own domain, if there are two."),
                 io.Conditioning.Input("positive", tooltip="Describes the picture as it is."),
-                io.Latent.Input("latent", tooltip="The encoded picture(s)."),
+                io.Latent.Input("latent", tooltip="The encoded picture(s). A noise mask confines later edits."),
                 encoder_input(),
                 *grid_inputs(denoise=0.7, steps=35),
                 io.Float.Input(
@@ -157,10 +156,13 @@ class CycleDiffusionEncode(io.ComfyNode):
         sigmas = levels(model, samples, steps, scheduler, denoise, sigmas)
         prompts = prompts_at(cfg, positive, negative, len(samples))
         code, count = encoded(model, samples, sigmas, chosen(encoder), cfg, prompts)
-        return io.NodeOutput(*replayed(code), code, _mirror(model, code, positive, count.forwards / len(samples)))
+        mask = mask_at(latent.get("noise_mask"), samples, "the noise mask")
+        noise, sampler, sigmas, picture = replayed(code)
+        mirror = _mirror(model, code, positive, count.forwards / len(samples), cpu(mask))
+        return io.NodeOutput(noise, sampler, sigmas, {**latent, **picture}, code, mirror)
 
 
-def _mirror(model, code: NoiseCode, positive, forwards: float) -> Mirror:
+def _mirror(model, code: NoiseCode, positive, forwards: float, mask: Tensor | None) -> Mirror:
     """The path as a mirror that needs no rewriting: each step's miss is known, and its noises are in it."""
     text, pooled = cpu(text_of(positive)), pooled_of(positive)
     path = code.latents.float()
@@ -168,4 +170,4 @@ def _mirror(model, code: NoiseCode, positive, forwards: float) -> Mirror:
         identity(model), code.meta["encoder"], code.meta["cfg"], seed=code.meta["seed"], forwards=forwards
     )
     texts = text.expand(code.steps, *text.shape).clone()
-    return Mirror(code.sigmas, path, path, text, texts, provenance, cpu(pooled))
+    return Mirror(code.sigmas, path, path, text, texts, provenance, cpu(pooled), mask)

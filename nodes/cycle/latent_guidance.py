@@ -29,6 +29,7 @@ from ..host import families
 from ..host.conditioning import text_of
 from ..host.denoiser import Walk, run
 from ..host.identity import fingerprint, identity, patches_of
+from ..host.values import SEEDS
 from ..mirror.exact import prompts_at
 from ..reports import shown
 from ..types import category
@@ -97,7 +98,7 @@ class MirrorLatentGuidance(io.ComfyNode):
                 ),
                 io.Int.Input("iterations", default=200, min=1, max=100000, tooltip="200 in the paper."),
                 io.Float.Input("step", default=0.05, min=1e-4, max=1.0, step=0.005, tooltip="h, 0.05 in the paper."),
-                io.Int.Input("seed", default=0, min=0, max=2**32 - 1, control_after_generate=True),
+                io.Int.Input("seed", default=0, **SEEDS, control_after_generate=True),
                 io.Conditioning.Input("negative", optional=True, tooltip="Needed for a cfg other than 1."),
                 io.Combo.Input("keep", options=[BEST, LAST], default=BEST, optional=True, advanced=True),
                 io.String.Input(

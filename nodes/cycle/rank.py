@@ -92,10 +92,13 @@ class CycleDiffusionRank(io.ComfyNode):
         edits: dict[Candidate, Tensor] = {}
         for strength, sigmas in grids.items():
             edits |= _edits(model, samples, sigmas, prompts, chosen(encoder), trials, lists, strength)
+        if not edits:
+            raise ValueError("No candidate is a finite picture. Lower `source_cfgs` and `cfgs`, or raise eta.")
         latents = list(edits.values())
         scores = torch.stack([_score(vae, clip_vision, latent, before, texts) for latent in latents])  # [N, B]
         best = torch.stack([latents[k][b] for b, k in enumerate(scores.argmax(dim=0).tolist())])
-        table, score = _table(list(edits), scores), scores.max(dim=0).values.mean().item()
+        asked = len(parts) * trials * len(lists[0]) * len(lists[1])
+        table, score = _table(list(edits), scores, asked - len(edits)), scores.max(dim=0).values.mean().item()
         return io.NodeOutput(vae.decode(best), {"samples": best}, score, table, ui=shown(table))
 
 
@@ -126,7 +129,8 @@ def _strengths(text: str) -> list[float]:
 def _edits(
     model, samples: Tensor, sigmas: Tensor, prompts: dict, encoder: Encoder, trials: int, lists: list, strength: float
 ) -> dict[Candidate, Tensor]:
-    """The edited LATENT samples of every candidate of one strength. A picture is encoded once for all decodings."""
+    """The edited LATENT samples of every candidate of one strength that came to a finite end. A picture is encoded once
+    for all decodings."""
     source_cfgs, cfgs = lists
     steps = len(sigmas) - 1
 
@@ -140,8 +144,9 @@ def _edits(
             )
             for cfg in cfgs:
                 denoise = seen_in(on.network, denoiser_of(walk, cfg, "target", branch=Branch.EDIT))
-                edit = dpm_decode(denoise, code.latents[0], code.noises, grid, None, encoder.eta, on.flow)
-                found[Candidate(trial, source_cfg, cfg, strength)] = model.model.process_latent_out(edit.float())
+                edit = dpm_decode(denoise, code.latents[0], code.noises, grid, None, encoder.eta, on.flow).float()
+                if torch.isfinite(edit).all():
+                    found[Candidate(trial, source_cfg, cfg, strength)] = model.model.process_latent_out(edit)
                 walk.progress.reached(walk.progress.done, walk.denoised)
         return found
 
@@ -154,7 +159,7 @@ def _score(vae, clip_vision, latent: Tensor, before: Tensor, texts: list[Tensor]
     return directional_similarity(before, image_embedding(clip_vision, vae.decode(latent)), *texts)
 
 
-def _table(candidates: list[Candidate], scores: Tensor) -> str:
+def _table(candidates: list[Candidate], scores: Tensor, lost: int) -> str:
     """All scores, best first, under a line that says what the best one is."""
     single = scores.flatten()
     lines = [
@@ -169,4 +174,6 @@ def _table(candidates: list[Candidate], scores: Tensor) -> str:
         lines.append(
             f"{scores[k].mean():7.4f}  {c.trial + 1:5d}  {c.source_cfg:10g}  {c.cfg:4g}  {c.strength:8g}  {won}"
         )
+    if lost:
+        lines.append(f"{lost} more left the finite numbers and are no pictures: their guidance is too high.")
     return "\n".join(lines)

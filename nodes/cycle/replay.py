@@ -43,7 +43,7 @@ def replayed(code: NoiseCode) -> tuple:
     """NOISE, SAMPLER, SIGMAS and LATENT that make a stock sampler give the picture back, or edit it."""
     meta, sigmas = code.meta, code.sigmas.float()
     on = SolverContext(sigmas, unscaled, meta["flow"], getattr(torch, meta["network"]))
-    state = Code(code.latents[:1], code.noises)
+    state = Code(code.latents[:1].clone(), code.noises)  # not a view, which would keep the whole path in memory
     check = partial(_check_beginning, start=code.latents[0].float(), own=sigmas)
     # both kinds of noises are decoded alike
     sampler = comfy.samplers.KSAMPLER(replay(EditFriendly(meta["seed"], meta["eta"]), state, on, check))

@@ -7,6 +7,7 @@ from comfy_api.latest import io
 from ...demo import model as embedded
 from ...demo.render import difference_mask, render
 from ...demo.scene import ATTRIBUTES, HELD_OUT, caption, scene
+from ..host.values import SEEDS
 
 AS_SEED = "from the seed"
 
@@ -44,7 +45,7 @@ class MirrorDemoScene(io.ComfyNode):
             description="Draws a cartoon animal, and the same picture with one thing changed: the exact answer that an "
                         "edit of the first should come to.",
             search_aliases=["demo picture", "counterfactual", "test image"],
-            inputs=[io.Int.Input("seed", default=HELD_OUT, min=0, max=2**31 - 1, control_after_generate=True,
+            inputs=[io.Int.Input("seed", default=HELD_OUT, **SEEDS, control_after_generate=True,
                                  tooltip="Decides pose, light, marks, and all that is left to it below. The demo model "
                                          f"was trained on scenes below {HELD_OUT}; from there on they are new to it."),
                     *kinds,

@@ -12,6 +12,7 @@ from ..host.branches import Branch
 from ..host.conditioning import Conditioning, check_batch, pooled_of, text_of, token_counts, with_pooled, with_text
 from ..host.denoiser import Walk, run
 from ..host.identity import check_made_with
+from ..host.values import mask_at
 from ..types import DirectionType, MirrorType, category
 
 AUTO, EVERYWHERE = "auto", "everywhere"
@@ -245,7 +246,4 @@ def _allowed(mirror: Mirror, mask: Tensor | None) -> Tensor | None:
     """[B or 1, 1, H, W] at the latent's size: the connected mask, else the one the mirror recorded, else none."""
     if mask is None:
         return mirror.mask
-    mask = mask.float().reshape(-1, 1, *mask.shape[-2:])
-    if len(mask) not in (1, mirror.latents.shape[1]):
-        raise ValueError(f"There are {len(mask)} masks for {mirror.latents.shape[1]} pictures.")
-    return torch.nn.functional.interpolate(mask, size=mirror.latents.shape[-2:], mode="bilinear")
+    return mask_at(mask, mirror.latents[0], "`mask`")

@@ -22,6 +22,7 @@ from .attach import SharedNoise, supply
 from .branches import Branch, marked
 from .conditioning import PART, Conditioning, split, stepwise, text_of, token_counts
 from .progress import Progress
+from .values import check_fits, check_result
 
 Result = TypeVar("Result")
 
@@ -185,8 +186,10 @@ def run(
     the schedule; `prompts` maps names ("positive", "negative", any other) to CONDITIONING; those named in `by_step` are
     passed step by step, as they leave when rewritten, because the host treats areas in them differently. `reference`
     is the source for controls on the model (attach.py): a mirror, or SHARED_NOISE if the walk evaluates it itself.
-    `evaluations` bounds the progress. Raises ValueError, before any work, for prompts that cannot be rewritten.
+    `evaluations` bounds the progress. Raises ValueError, before any work, for prompts that cannot be rewritten or come
+    from another model's CLIP; and for a result that is not finite.
     """
+    check_fits(model, prompts, latent)
     patcher, count = model.clone(), Count()
     count.attach(patcher)
     supply(patcher, reference)
@@ -223,6 +226,7 @@ def run(
         latent = latent.clone()
         sampler = comfy.samplers.KSAMPLER(body)
         guider.sample(torch.zeros_like(latent), latent, sampler, sigmas.clone(), disable_pbar=True, seed=0)
+    check_result(result[0])
     return result[0], count
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ...mirror_ops.walks.ddim import InputScale
 from ...mirror_ops.walks.schedules import check_grid, paper_grid
+from .values import check_finite
 
 PAPERS = "papers (50: 981, ..., 21, 1)"
 SCHEDULERS = [*comfy.samplers.SCHEDULER_NAMES, PAPERS]
@@ -28,10 +29,16 @@ def check_supported(model: ModelPatcher, latent: Tensor) -> None:
     for kind in (model.model.model_type.name, sampling_kind(model)):
         if kind in UNSUPPORTED:
             raise ValueError(f"{name} ({kind}) does not predict the noise in a picture, so nothing can be inverted.")
+    if latent_format.latent_dimensions == 3:
+        raise ValueError(
+            f"{name} keeps its pictures as video latents of five dimensions, which cannot be walked here. Use a model "
+            "of still pictures: of the kinds of SD1, SD2, SDXL, SD3, Flux, AuraFlow, Lumina or Chroma."
+        )
     if latent.is_nested or latent.ndim != 4 or latent_format.latent_dimensions != 2:
         raise ValueError(
             f"Only still pictures can be inverted; {name} with a latent of {latent.ndim} dimensions is something else."
         )
+    check_finite(latent, "`latent`")
     if latent.shape[1] != latent_format.latent_channels:
         raise ValueError(
             f"The latent has {latent.shape[1]} channels and {name} needs {latent_format.latent_channels}. "

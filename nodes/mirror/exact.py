@@ -21,6 +21,7 @@ from ..host import families
 from ..host.branches import Branch
 from ..host.conditioning import check_batch, text_of
 from ..host.denoiser import Walk, run
+from ..host.values import SEEDS
 from ..types import category
 
 
@@ -42,7 +43,7 @@ class Edict:
 
     def encode(self, denoise: Denoiser, picture: Tensor, on: SolverContext) -> Tensor:
         pairs = edict_encode(denoise, picture, on.sigmas, None, self.p, input_scale=on.scale, network=on.network)
-        return pairs[0]
+        return pairs[0].clone()  # not a view, which would keep the pairs of all levels in memory
 
     def decode(self, denoise: Denoiser, state: Tensor, on: SolverContext, on_step: Callable) -> Tensor:
         how = {"input_scale": on.scale, "network": on.network, "on_step": lambda i, pair: on_step(i, pair[0])}
@@ -113,7 +114,7 @@ def _bdia_inputs() -> list:
 
 def _edit_friendly_inputs() -> list:
     return [
-        io.Int.Input("seed", default=0, min=0, max=2**32 - 1, tooltip="Of the noises drawn at each level."),
+        io.Int.Input("seed", default=0, **SEEDS, tooltip="Of the noises drawn at each level."),
         io.Float.Input("eta", default=1.0, min=0.01, max=1.0, step=0.01, tooltip="How much noise a step draws."),
     ]
 
@@ -144,7 +145,7 @@ class MirrorExactInvert(io.ComfyNode):
             inputs=[
                 io.Model.Input("model"),
                 io.Conditioning.Input("positive", tooltip="Describes the picture as it is."),
-                io.Latent.Input("latent", tooltip="The encoded picture(s)."),
+                io.Latent.Input("latent", tooltip="The encoded picture(s). A noise mask confines later edits."),
                 io.DynamicCombo.Input(
                     "method",
                     options=[io.DynamicCombo.Option(name, inputs()) for name, (inputs, _) in METHODS.items()],
@@ -191,8 +192,9 @@ class MirrorExactInvert(io.ComfyNode):
         start = chosen.start(state).float()
         if not torch.isfinite(start).all():
             raise ValueError("The inversion is not finite. Lower cfg, or take fewer steps or another method.")
-        sampler = comfy.samplers.KSAMPLER(replay(chosen, state, on, partial(_check_beginning, start=start, on=on)))
-        return io.NodeOutput({"samples": model.model.process_latent_out(start)}, sampler, sigmas)
+        check = partial(_check_beginning, start=start, on=on)
+        sampler = comfy.samplers.KSAMPLER(replay(chosen, state, on, check, model.model.process_latent_in(samples)))
+        return io.NodeOutput({**latent, "samples": model.model.process_latent_out(start)}, sampler, sigmas)
 
 
 def prompts_at(cfg: float, positive, negative, batch: int) -> dict:
@@ -229,19 +231,24 @@ def solver_context(walk: Walk, model, sigmas: Tensor) -> SolverContext:
     return SolverContext(sigmas, families.input_scale(model), families.is_flow(model), network)
 
 
-def replay(method, state, on: SolverContext, check: Callable) -> Callable:
+def replay(method, state, on: SolverContext, check: Callable, picture: Tensor | None = None) -> Callable:
     """The sampler function that decodes `state`. It knows its own beginning better than float32 latents can tell it.
 
-    `check(model, x, sigmas)` raises ValueError if what the sampler was given is not that beginning.
+    `check(model, x, sigmas)` raises ValueError if what the sampler was given is not that beginning. `picture`
+    [B, C, H, W], in model space, is what stays where the host has a mask of 0, if it is not the sampler's latent. The
+    host's own blending knows neither the picture behind an inverted latent nor what the last noise adds.
     """
 
     def sample(model, x, sigmas, extra_args=None, callback=None, disable=None):
         check(model, x, sigmas)
-        denoised = x
+        denoised, extra = x, dict(extra_args or {})
+        mask = extra.get("denoise_mask")
+        if picture is not None:
+            extra["denoise_mask"] = None
 
         def predict(x_i: Tensor, sigma: Tensor, cond: None) -> Tensor:
             nonlocal denoised
-            denoised = model(x_i.to(x.device), sigma.to(x.device).expand(len(x)), **(extra_args or {}))
+            denoised = model(x_i.to(x.device), sigma.to(x.device).expand(len(x)), **extra)
             return denoised.cpu()
 
         def on_step(i: int, x_i: Tensor) -> None:
@@ -249,9 +256,11 @@ def replay(method, state, on: SolverContext, check: Callable) -> Callable:
                 level = {"i": i, "sigma": sigmas[i], "sigma_hat": sigmas[i]}
                 callback({**level, "x": x_i.to(x), "denoised": denoised.to(x)})
 
-        picture = method.decode(predict, state, on, on_step).to(x)
+        result = method.decode(predict, state, on, on_step).to(x)
+        if mask is not None:
+            result = mask * result + (1 - mask) * (model.latent_image if picture is None else picture).to(x)
         sampling = model.inner_model.inner_model.model_sampling
-        return picture / sampling.inverse_noise_scaling(sigmas[-1], torch.ones_like(picture))  # which the host will do
+        return result / sampling.inverse_noise_scaling(sigmas[-1], torch.ones_like(result))  # which the host will do
 
     return sample
 

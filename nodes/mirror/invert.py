@@ -24,6 +24,7 @@ from ..host import families
 from ..host.conditioning import check_batch, pooled_of, scheduled, text_of, with_text
 from ..host.denoiser import Count, Walk, run
 from ..host.identity import identity
+from ..host.values import mask_at
 from ..types import MirrorType, RewriterType, category
 
 TARGET, CURRENT = "target (null-text family)", "current (pix2pix-zero family)"
@@ -296,8 +297,4 @@ def _provenance(
 
 def mask_of(latent: dict) -> Tensor | None:
     """[B or 1, 1, H, W] the noise mask of a LATENT at the latent's size."""
-    mask = latent.get("noise_mask")
-    if mask is None:
-        return None
-    mask = mask.float().reshape(-1, 1, *mask.shape[-2:])
-    return cpu(torch.nn.functional.interpolate(mask, size=latent["samples"].shape[-2:], mode="bilinear"))
+    return cpu(mask_at(latent.get("noise_mask"), latent["samples"], "the noise mask"))

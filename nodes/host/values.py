@@ -1,0 +1,189 @@
+"""What enters a node and what leaves a walk: numbers that are finite and in range, and pictures that are there.
+
+`check_inputs` runs before every node of the pack (see `nodes.found`): the host checks the range of a widget, but not of
+a number that comes by wire, and nothing of what tensors hold. `check_fits` and `check_result` stand at either end of
+`denoiser.run`.
+"""
+
+import dataclasses
+import logging
+import math
+from collections.abc import Iterator
+
+import torch
+from comfy_api.latest import io
+from torch import Tensor
+
+SEEDS = {"min": 0, "max": 2**64 - 1}  # as wide as those of the stock nodes
+TEXT_LAYERS = ("context_embedder", "txt_in", "cap_embedder.1", "cond_seq_linear")  # SD3, Flux and Chroma, Lumina, Aura
+SIZES = ("adm_in_channels", "vec_in_dim")  # what a network's configuration calls the width of its pooled input
+
+
+def check_inputs(inputs: list, given: dict) -> None:
+    """Raises ValueError, naming the input, for a value that no node can work with.
+
+    inputs: those of a schema; given: name -> value as the host passes it. Numbers are held to the widget's range,
+    choices to its list; pictures, latents, texts and levels have to be finite and not empty.
+    """
+    for put in inputs:
+        value = given.get(put.id)
+        if value is None:
+            continue
+        if isinstance(put, io.DynamicCombo.Input):
+            chosen = next((option for option in put.options if option.key == value.get(put.id)), None)
+            check_inputs(chosen.inputs if chosen else [], value)
+        elif isinstance(put, io.Int.Input | io.Float.Input):
+            _check_number(put, value)
+        elif isinstance(put, io.Combo.Input):
+            _check_choice(put, value)
+        else:
+            check_finite(value, f"`{put.id}`")
+            if isinstance(put, io.Latent.Input) and isinstance(value.get("noise_mask"), Tensor):
+                check_mask(value["noise_mask"], value["samples"], f"the noise mask of `{put.id}`")
+
+
+def _check_number(put, value: float) -> None:
+    low, high = (-math.inf if put.min is None else put.min), (math.inf if put.max is None else put.max)
+    if not (math.isfinite(value) and low <= value <= high):
+        raise ValueError(f"`{put.id}` takes a number from {low:g} to {high:g}, not {value:g}.")
+
+
+def _check_choice(put, value: str) -> None:
+    if put.options and value not in put.options:
+        raise ValueError(f"`{put.id}` cannot be {value!r}. It is one of: {', '.join(map(str, put.options))}.")
+
+
+def check_finite(value: object, name: str) -> None:
+    """Raises ValueError if a tensor in `value` is empty or holds NaN or infinity."""
+    for x in tensors_in(value):
+        if x.numel() == 0:
+            raise ValueError(f"{name} is empty (its shape is {list(x.shape)}). Give at least one picture or text.")
+        if not _is_finite(x):
+            raise ValueError(
+                f"{name} holds numbers that are not finite (NaN or infinite). The node that made it went wrong: often "
+                "a VAE or model in half precision, or a broken file."
+            )
+
+
+def check_result(result: object) -> None:
+    """Raises ValueError if what a walk gives is not finite."""
+    if not all(_is_finite(x) for x in tensors_in(result)):
+        raise ValueError(
+            "The walk left the finite numbers. Lower cfg or strength, take more steps, or run the model in a higher "
+            "precision (--force-fp32)."
+        )
+
+
+def _is_finite(x: Tensor) -> bool:
+    return not x.is_floating_point() or bool(torch.isfinite(x).all())
+
+
+def tensors_in(value: object) -> Iterator[Tensor]:
+    """The tensors of an image, mask, latent, conditioning, sigmas, or of one of the pack's own values.
+
+    Masks of attention, among the options of a text, are left out: they may be infinite.
+    """
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from tensors_in(item)
+    elif isinstance(value, dict):
+        for key in value.keys() - {"attention_mask"}:
+            yield from tensors_in(value[key])
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        yield from tensors_in(vars(value))
+
+
+def mask_at(mask: Tensor | None, pictures: Tensor, name: str) -> Tensor | None:
+    """[B or 1, 1, H, W] in [0, 1], float32 on the CPU: a mask [B or 1, h, w] at the size of latents [B, C, H, W].
+
+    Raises ValueError as `check_mask`.
+    """
+    if mask is None:
+        return None
+    check_mask(mask, pictures, name)
+    mask = mask.float().reshape(-1, 1, *mask.shape[-2:])
+    return torch.nn.functional.interpolate(mask, size=pictures.shape[-2:], mode="bilinear").clamp(0, 1).cpu()
+
+
+def check_mask(mask: Tensor, pictures: Tensor, name: str) -> None:
+    """Raises ValueError unless there is one mask, or one for each picture; says in the log if nothing is painted."""
+    found = mask.shape[:-2].numel()
+    if found not in (1, len(pictures)):
+        raise ValueError(f"There are {found} masks in {name} for {len(pictures)} picture(s): give one, or one each.")
+    if not mask.any():
+        logging.warning("%s is empty, as that of a Load Image without a painted mask: the edit may act nowhere.", name)
+
+
+def check_fits(model, prompts: dict[str, list], latent: Tensor) -> None:
+    """Raises ValueError unless the texts have the widths that this model's network reads: else the CLIP is another's.
+
+    model: a ModelPatcher; prompts: name -> CONDITIONING; latent [B, C, H, W].
+    """
+    family, width, pooled = type(model.model).__name__, text_width(model), pooled_width(model)
+    for name, prompt in prompts.items():
+        for text, options in prompt:
+            if width is not None and text.shape[-1] != width:
+                raise ValueError(
+                    f"The {name} prompt has {text.shape[-1]} numbers a token and {family} reads {width}: it was "
+                    "encoded by the CLIP of another model. Encode it with the CLIP that belongs to this one."
+                )
+            found = _pooled_input(model, name, options, latent)
+            if None not in (pooled, found) and found.shape[-1] != pooled:
+                raise ValueError(
+                    f"The pooled output of the {name} prompt does not fit {family} ({found.shape[-1]} numbers instead "
+                    f"of {pooled}): it was encoded by the CLIP of another model. Use the one that belongs to this."
+                )
+
+
+def text_width(model) -> int | None:
+    """How many numbers a token of the text has that the network reads; None where it cannot be told."""
+    network = model.model.diffusion_model
+    layers = [_layer(network, path) for path in TEXT_LAYERS]
+    layers += [part.attn2.to_k for part in network.modules() if hasattr(getattr(part, "attn2", None), "to_k")][:1]
+    return next((layer.in_features for layer in layers if hasattr(layer, "in_features")), None)
+
+
+def _layer(network: torch.nn.Module, path: str):
+    try:
+        return network.get_submodule(path)
+    except AttributeError:
+        return None
+
+
+def pooled_width(model) -> int | None:
+    """How many numbers the network reads beside the text, sizes included; None if none."""
+    told = model.model.model_config.unet_config
+    return next((told[name] for name in SIZES if isinstance(told.get(name), int)), None)
+
+
+def _pooled_input(model, name: str, options: dict, latent: Tensor) -> Tensor | None:
+    """What the model makes of the pooled output and sizes; ValueError if it needs a pooled output that is missing."""
+    if "unclip_conditioning" in options:  # takes the place of the pooled output, and weights to look at
+        return None
+    sizes = {"height": latent.shape[-2] * 8, "width": latent.shape[-1] * 8}
+    try:
+        return model.model.encode_adm(
+            **{**sizes, "noise": latent, "device": torch.device("cpu"), "prompt_type": name, **options})
+    except KeyError as missing:
+        raise ValueError(
+            f"{type(model.model).__name__} reads a pooled output beside the text, which the {name} prompt lacks "
+            f"({missing}). Encode it with the CLIP of this model."
+        ) from missing
+
+
+def guarded(kind: type[io.ComfyNode]) -> type[io.ComfyNode]:
+    """The same node, whose inputs are checked before it runs."""
+    inner = kind.execute.__func__
+    if getattr(inner, "checks_inputs", False):
+        return kind
+
+    def execute(cls, *args, **given) -> io.NodeOutput:
+        check_inputs(kind.define_schema().inputs, given)
+        return inner(cls, *args, **given)
+
+    execute.checks_inputs = True
+    kind.execute = classmethod(execute)
+    return kind
+
