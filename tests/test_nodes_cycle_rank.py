@@ -83,3 +83,28 @@ def test_guidance_in_the_list_needs_a_negative(run_graph):
     del scene[made.id]["inputs"]["negative"]
     with pytest.raises(GraphFailed, match="needs a negative prompt"):
         run_graph(scene)
+
+
+def test_a_candidate_that_is_not_finite_is_no_picture_and_never_wins(run_graph):
+    """A target prompt that this network answers with NaN once its guidance is above 1: those candidates are left out,
+    and where no candidate is left the node says so."""
+    def fragile():
+        def at_high_guidance(args):
+            guided = args["cond"] - args["uncond"]
+            return args["uncond"] + guided * (args["cond_scale"] if args["cond_scale"] < 4 else float("nan"))
+
+        model = tiny.unet()
+        model.set_model_sampler_cfg_function(at_high_guidance)
+        return model
+
+    scene = Judged()
+    model = scene.add(give(fragile, "MODEL"))()
+    made = scene.rank(model=model, strengths="0.5", trials=1)
+    run = run_graph(scene)
+    image, _, score, table = run.outputs[made.id]
+    assert score == score and torch.isfinite(image).all()
+    assert [row[3] for row in candidates(table.rsplit("\n", 1)[0])] == [1.0]
+    assert "1 more left the finite numbers" in table
+    scene.rank(model=model, strengths="0.5", cfgs="4, 5")
+    with pytest.raises(GraphFailed, match="No candidate is a finite picture"):
+        run_graph(scene)
