@@ -76,7 +76,7 @@ def network_of(config: dict, dtype: torch.dtype) -> torch.nn.Module:
 
 
 def copy_weights_per_call(network: torch.nn.Module) -> None:
-    """As `clone_weights_per_call` does on a GPU, through the host's own weight functions."""
+    """As `private_weights` does on a GPU, through the host's own weight functions."""
     for layer in network.modules():
         if hasattr(layer, "comfy_cast_weights"):
             layer.weight_function = layer.bias_function = [lambda w: w.detach().clone()]
@@ -97,7 +97,7 @@ def peak_of(host: Host, network: torch.nn.Module, x: torch.Tensor, text: torch.T
     y = {"y": x.new_zeros(1, network.label_emb[0][0].in_features)} if pooled else {}
     with torch.enable_grad(), Account() as account:
         leaf = text.clone().requires_grad_(True)
-        with gradients.differentiable_blocks(network, checkpointed):
+        with gradients.differentiable_pass(network, checkpointed):
             out = network(x, x.new_ones(1), context=leaf, transformer_options=options, **y)
         torch.autograd.grad(out.float().square().mean(), leaf)
     return account.peak

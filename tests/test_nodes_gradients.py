@@ -1,5 +1,7 @@
 """Gradients through the loaded model inside the executor, in inference mode, after a KSampler ran on the same model."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 
@@ -89,11 +91,11 @@ def test_every_way_to_the_gradient_gives_the_same(measure, host, monkeypatch):
     copies = []
 
     def wrap(patcher):
-        gradients.clone_weights_per_call(patcher)
+        gradients.private_weights(patcher, every=True)
         patcher.add_weight_wrapper("diffusion_model.out.2.weight", lambda w: copies.append(w.is_inference()) or w)
 
     monkeypatch.setattr(gradients, "raise_memory_estimate", lambda patcher, times: wrap(patcher))
-    monkeypatch.setattr(gradients, "make_weights_normal", lambda module: None)
+    monkeypatch.setattr(gradients, "NormalTensors", nullcontext)
     cloned = measure(Scene(), slope_of_loss)[2]
     assert torch.allclose(plain, cloned, rtol=1e-4, atol=1e-6)
     assert copies and not any(copies)
@@ -113,7 +115,7 @@ def test_weights_streamed_through_one_buffer_do_not_spoil_the_gradient(measure, 
                 if hasattr(module, "comfy_cast_weights") and getattr(module, kind, None) is not None:
                     patcher.add_weight_wrapper(f"diffusion_model.{name}.{kind}", through(place))
         if private:
-            gradients.clone_weights_per_call(patcher)
+            gradients.private_weights(patcher, every=True)
 
     def gradient(private, checkpoint):
         monkeypatch.setattr(gradients, "raise_memory_estimate", lambda patcher, times: stream(patcher, private))
@@ -127,8 +129,8 @@ def test_weights_streamed_through_one_buffer_do_not_spoil_the_gradient(measure, 
 
 def test_without_these_measures_the_gradient_fails(measure, host, monkeypatch):
     gradients = host.pack_module("nodes.host.gradients")
-    monkeypatch.setattr(gradients, "make_weights_normal", lambda module: None)
-    with pytest.raises(Exception, match="Inference tensors cannot be saved for backward"):
+    monkeypatch.setattr(gradients, "NormalTensors", nullcontext)
+    with pytest.raises(Exception, match="no gradient can be taken"):
         measure(Scene(), slope_of_loss)
 
 
@@ -189,3 +191,122 @@ def test_attention_patches_see_their_own_block_when_it_runs_again(measure):
     blocks = measure(scene, work, checkpoint=True)
     first, again = blocks[: len(blocks) // 2], blocks[len(blocks) // 2 :]
     assert len(first) == 7 and sorted(again) == sorted(first) and len(set(first)) == 7
+
+
+def state_of(model):
+    """What every user of a model shares: its modules' own attributes, parameters and buffers, by identity."""
+    return {
+        name: ({k: id(v) for k, v in part._parameters.items()}, {k: id(v) for k, v in part._buffers.items()},
+               part.__dict__.get("forward"))
+        for name, part in model.model.named_modules()
+    }
+
+
+class Packed(torch.Tensor):
+    """A weight as other packs quantise them: half its values in memory, its shape and scale beside."""
+
+    @staticmethod
+    def of(weight, scale):
+        packed = torch.Tensor._make_subclass(Packed, weight)
+        packed.scale = scale
+        return packed
+
+    def detach(self):
+        return self
+
+
+def quantised(model):
+    """A model whose projections are the host's own quantised layers (fp8 with a scale)."""
+    import comfy.ops
+    from comfy.quant_ops import QuantizedTensor
+
+    mixed = comfy.ops.mixed_precision_ops({}, compute_dtype=torch.float32)
+    for part in [p for p in model.model.diffusion_model.modules() if hasattr(p, "to_q")]:
+        for name in ("to_q", "to_k", "to_v"):
+            old = getattr(part, name)
+            new = mixed.Linear(old.in_features, old.out_features, bias=False, device="cpu", dtype=torch.float32)
+            new.quant_format, new.layout_type = "float8_e4m3fn", "TensorCoreFP8E4M3Layout"
+            packed = QuantizedTensor.from_float(old.weight.data, new.layout_type, scale="recalculate")
+            new.weight = torch.nn.Parameter(packed, requires_grad=False)
+            setattr(part, name, new)
+    return model
+
+
+def packed(model):
+    """A model with layers of another pack: weights of a tensor subclass, unpacked at every call."""
+
+    class Unpacking(torch.nn.Module):
+        def __init__(self, weight):
+            super().__init__()
+            self.weight = torch.nn.Parameter(Packed.of(weight.half(), torch.tensor(2.0)), requires_grad=False)
+
+        def forward(self, x):
+            weight = self.weight.as_subclass(torch.Tensor).float() * (self.weight.scale / 2)
+            return torch.nn.functional.linear(x, weight)
+
+    for part in [p for p in model.model.diffusion_model.modules() if hasattr(p, "to_q")]:
+        part.to_q = Unpacking(part.to_q.weight.data)
+    return model
+
+
+@pytest.mark.parametrize("checkpoint", [True, False])
+@pytest.mark.parametrize("make", [quantised, packed])
+def test_layers_with_weights_of_their_own_kind(measure, make, checkpoint):
+    """The host's quantised layers and other packs' tensor subclasses: true gradients, and the weights stay theirs."""
+    models = []
+
+    def made():
+        models.append(make(tiny.unet()))
+        return models[0]
+
+    def work(walk):
+        before = state_of(models[0])
+        assert any(type(p) is not torch.nn.Parameter for p in models[0].model.diffusion_model.parameters())
+        autograd, finite, _ = slope_of_loss(walk)
+        assert state_of(models[0]) == before
+        return autograd, finite
+
+    autograd, finite = measure(Scene(made), work, checkpoint=checkpoint)
+    assert autograd == pytest.approx(finite, rel=1e-2) and abs(finite) > 0.05
+
+
+def test_the_shared_model_is_never_changed(measure, host):
+    """Not its parameters, and not another pack's own `forward` of a block; also when the pass is interrupted."""
+    models = []
+    scene = Scene(lambda: models.append(tiny.unet()) or models[0])
+    calls, before = [], []
+
+    def work(walk):
+        block = walk.guider.inner_model.diffusion_model.middle_block[0]
+        own = type(block).forward
+
+        def forward(*args, **kwargs):
+            calls.append(len(args))
+            if len(calls) > 6:
+                raise KeyboardInterrupt
+            return own(block, *args, **kwargs)
+
+        block.forward = forward
+        before.append(state_of(models[0]))
+        slope_of_loss(walk)
+        assert state_of(models[0]) == before[0]
+        calls.extend([0] * 6)
+        with pytest.raises(KeyboardInterrupt):
+            slope_of_loss(walk)
+        assert state_of(models[0]) == before[0]
+
+    measure(scene, work, checkpoint=True)
+    assert calls and before[0]["diffusion_model.middle_block.0"][2] is not None
+
+
+def test_reservations_of_several_nodes_do_not_multiply(host):
+    gradients = host.pack_module("nodes.host.gradients")
+    from comfy.patcher_extension import WrapperExecutor, WrappersMP
+
+    patcher = tiny.unet().clone()
+    for checkpointed in (True, False, True):
+        patcher = patcher.clone()
+        gradients.prepare(patcher, checkpointed)
+    wrappers = patcher.get_all_wrappers(WrappersMP.PREPARE_SAMPLING)
+    shape = WrapperExecutor.new_executor(lambda model, shape: shape, wrappers).execute(patcher, [2, 4, 8, 8])
+    assert shape == [2 * gradients.ROOM_PLAIN, 4, 8, 8]

@@ -10,6 +10,7 @@ from typing import Protocol
 import torch
 from torch import Generator, Tensor
 from torch.nn.functional import affine_grid, cosine_similarity, grid_sample, log_softmax
+from torch.utils.checkpoint import checkpoint
 
 
 class Energy(Protocol):
@@ -27,12 +28,17 @@ def likeness(embed: Callable[[Tensor], Tensor], target: Tensor, views: int) -> E
     """1 - cosine of a picture's embedding and `target` [1 or B, width], the mean over `views` distorted copies.
 
     `target` may be a text's embedding (CLIP guidance) or another picture's. Without distortions the gradient finds
-    patterns that only the encoder sees; 50 views in Wu & De la Torre 2023.
+    patterns that only the encoder sees; 50 views in Wu & De la Torre 2023. The backward pass makes the views again, one
+    at a time, so that memory does not grow with their number.
     """
 
+    def distance(pictures: Tensor, seed: int) -> Tensor:
+        seen = embed(distort(pictures, Generator().manual_seed(seed)))
+        return 1 - cosine_similarity(seen, target.to(seen), dim=-1)
+
     def energy(pictures: Tensor, generator: Generator) -> Tensor:
-        seen = (embed(distort(pictures, generator)) for _ in range(views))
-        return sum(1 - cosine_similarity(e, target.to(e), dim=-1) for e in seen) / views
+        seeds = torch.randint(2**62, (views,), generator=generator, device=generator.device).tolist()
+        return sum(checkpoint(distance, pictures, seed, use_reentrant=False) for seed in seeds) / views
 
     return energy
 

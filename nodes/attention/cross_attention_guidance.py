@@ -14,7 +14,7 @@ from ..host import families, gradients
 from ..host.attach import attach, get_reference
 from ..host.attention import CROSS, attention_layers, probabilities, replace_attention
 from ..host.branches import Control, acts
-from ..host.denoiser import make_differentiable
+from ..host.out_of_place import differentiable
 from ..host.reference_pass import NEGATIVE, POSITIVE, ReferencePass, layer_of
 from ..types import MirrorType, category
 
@@ -59,10 +59,7 @@ class MirrorCrossAttentionGuidance(io.ComfyNode):
         replace_attention(patcher, CROSS, guidance.attend, chosen)
         patcher.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, KEY, guidance.predict)
         patcher.add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, KEY, _each_half_at_its_latent)
-        gradients.raise_memory_estimate(patcher, gradients.ROOM_CHECKPOINTED if checkpoint else gradients.ROOM_PLAIN)
-        gradients.add_control_out_of_place(patcher)
-        if on_gpu:
-            gradients.clone_weights_per_call(patcher)
+        gradients.prepare(patcher, checkpoint)
         return io.NodeOutput(patcher)
 
 
@@ -160,12 +157,11 @@ class Guidance:
         only = [prompt if k == side else None for k, prompt in enumerate(prompts)]
         losses = Losses()
         with torch.inference_mode(False), torch.enable_grad():
-            make_differentiable(guider)
-            options = gradients.differentiable(model_options)
+            options = differentiable(model_options)
             options["transformer_options"][LOSS] = losses
             leaf = x.clone().requires_grad_(True)
-            with gradients.differentiable_blocks(guider.inner_model.diffusion_model, self.checkpoint):
-                comfy.samplers.calc_cond_batch(guider.inner_model, only, leaf, sigma.clone(), options)
+            with gradients.differentiable_pass(guider.inner_model.diffusion_model, self.checkpoint):
+                comfy.samplers.calc_cond_batch(guider.inner_model, only, leaf, sigma, options)
             if not losses.of:
                 raise ValueError(
                     f"Every attention layer has a side above {self.largest} or was left out: nothing can be compared. "

@@ -142,7 +142,8 @@ class MirrorLatentGuidance(io.ComfyNode):
 def _walked(walk: Walk, vae, terms: tuple, plan: Plan, state: State) -> tuple[Tensor, Tensor, State]:
     """(latent found, latent of the beginning, the walk)."""
     model, steps = walk.guider.inner_model, len(walk.sigmas) - 1
-    differentiable_clip.load([walk.guider.model_patcher, vae.patcher, *(p for term in terms for p in term.patchers)])
+    patchers = [walk.guider.model_patcher, vae.patcher, *(p for term in terms for p in term.patchers)]
+    differentiable_clip.load(patchers, vae, state.z.shape[1:])
     decode, energy = differentiable_clip.picture_decoder(vae), total([(term.weight, term.open()) for term in terms])
     denoise = _denoiser(walk, plan.cfg)
     spread = _spread(walk)

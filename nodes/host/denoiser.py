@@ -20,7 +20,9 @@ from ...mirror_ops.walks.trajectory import Mirror
 from . import gradients
 from .attach import SharedNoise, supply
 from .branches import Branch, marked
+from .compatibility import check_no_step_cache, wants_negative
 from .conditioning import PART, Conditioning, split, stepwise, text_of, token_counts
+from .out_of_place import differentiable
 from .progress import Progress
 from .values import check_fits, check_result
 
@@ -130,11 +132,15 @@ class Walk:
         Differentiable in x and in the texts if gradients are enabled. `hold` is `positive` or `negative`: the one that
         stays the same while x does. It is then evaluated once, without gradient, and not again for this x.
         `branch` says whom the evaluation is for, and with that which controls on the model act (branches.py).
+        Patches that compare with a negative's prediction at every step (`wants_negative`) get the positive's if there
+        is no negative.
         """
         self.progress.evaluated()
         with_gradient = torch.is_grad_enabled()
-        options = gradients.differentiable(self.model_options) if with_gradient else self.model_options
+        options = differentiable(self.model_options) if with_gradient else self.model_options
         options = options if branch is Branch.SAMPLER else marked(options, branch)
+        if negative is None and wants_negative(options):
+            negative = positive
         if hold is not None and cfg != 1 and "sampler_calc_cond_batch_function" not in options:
             options = {**options, "sampler_calc_cond_batch_function": lambda args: self._predict(args, hold)}
         scale = gradients.BackwardScale()
@@ -144,7 +150,7 @@ class Walk:
         self.guider.conds = {**self.guider.conds, "positive": positive, "negative": negative}
         self.guider.cfg = cfg
         network = self.guider.inner_model.diffusion_model
-        with gradients.differentiable_blocks(network, self.checkpoint) if with_gradient else nullcontext():
+        with gradients.differentiable_pass(network, self.checkpoint) if with_gradient else nullcontext():
             denoised = self.guider(x, sigma.to(x.dtype).expand(len(x)), model_options=options, seed=0)
         self.denoised = denoised.detach()
         return scale.enter(denoised) if with_gradient and self.half else denoised
@@ -187,17 +193,15 @@ def run(
     passed step by step, as they leave when rewritten, because the host treats areas in them differently. `reference`
     is the source for controls on the model (attach.py): a mirror, or SHARED_NOISE if the walk evaluates it itself.
     `evaluations` bounds the progress. Raises ValueError, before any work, for prompts that cannot be rewritten or come
-    from another model's CLIP; and for a result that is not finite.
+    from another model's CLIP, and for models that skip passes; and for a result that is not finite.
     """
+    check_no_step_cache(model.model_options)
     check_fits(model, prompts, latent)
     patcher, count = model.clone(), Count()
     count.attach(patcher)
     supply(patcher, reference)
     if with_gradients:
-        gradients.raise_memory_estimate(patcher, gradients.ROOM_CHECKPOINTED if checkpoint else gradients.ROOM_PLAIN)
-        gradients.add_control_out_of_place(patcher)
-        if patcher.load_device.type != "cpu":
-            gradients.clone_weights_per_call(patcher)
+        gradients.prepare(patcher, checkpoint)
     guider = comfy.samplers.CFGGuider(patcher)
     sampling = patcher.get_model_object("model_sampling")
     passed = {
@@ -210,8 +214,6 @@ def run(
     def body(denoiser, x, sigmas, extra_args, callback, disable):
         conds = guider.conds
         try:
-            if with_gradients:
-                make_differentiable(guider)
             walk = Walk(guider, sigmas, extra_args["model_options"], Progress(patcher, evaluations))
             walk.checkpoint = checkpoint
             family = type(patcher.model).__name__
@@ -228,17 +230,6 @@ def run(
         guider.sample(torch.zeros_like(latent), latent, sampler, sigmas.clone(), disable_pbar=True, seed=0)
     check_result(result[0])
     return result[0], count
-
-
-def make_differentiable(guider: comfy.samplers.CFGGuider) -> None:
-    """Readies what a guider has loaded, and its processed prompts, for gradients. Must run outside inference mode."""
-    gradients.make_weights_normal(guider.inner_model)
-    for extra in guider.loaded_models:  # ControlNets read the text too
-        gradients.make_weights_normal(extra.model)
-    for entry in (entry for entries in guider.conds.values() for entry in entries):
-        for value in entry["model_conds"].values():
-            if isinstance(value.cond, Tensor) and value.cond.is_inference():
-                value.cond = value.cond.clone()
 
 
 def _in_range(prompt: list[dict] | None, scale: gradients.BackwardScale) -> list[dict] | None:

@@ -1,7 +1,7 @@
 """From latents to pictures to CLIP's view of them, differentiably: for energies that guide latents.
 
 The host's own ways cannot serve: `VAE.decode` copies into buffers, `ClipVisionModel.encode_image` rounds pixels to 256
-levels, through which no gradient passes, and the layers of its encoders add in place what autograd still needs.
+levels, through which no gradient passes, and the layers of its encoders add in place to what their norms have saved.
 """
 
 from collections.abc import Callable, Sequence
@@ -9,17 +9,29 @@ from collections.abc import Callable, Sequence
 import comfy.model_management
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate
+from torch.nn.functional import interpolate, layer_norm
 from torch.utils.checkpoint import checkpoint
 
-from .gradients import make_weights_normal
+from .gradients import NormalTensors
+
+# Memory of a gradient through the decoder or the encoder, in the host's estimates of one decoding: `bench memory`.
+ROOM = 4
 
 
-def load(patchers: Sequence) -> None:
-    """Brings models to their devices, whole, all at once; and makes their weights usable by autograd."""
-    comfy.model_management.load_models_gpu(list(patchers), force_full_load=True)
-    for patcher in patchers:
-        make_weights_normal(patcher.model)
+def load(patchers: Sequence, vae, shape: Sequence[int]) -> None:
+    """Brings models to their devices, whole, all at once, with room for gradients through `vae` for latents [B, C, h, w]
+    and through an encoder, whose views are looked at one after the other."""
+    room = ROOM * vae.memory_used_decode(shape, vae.vae_dtype)
+    comfy.model_management.load_models_gpu(list(patchers), memory_required=room, force_full_load=True)
+
+
+class NormsOnCopies(NormalTensors):
+    """Layer norms save a copy of their input, since the host's encoder layers add to that in place."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is layer_norm:
+            args = (args[0].clone(), *args[1:])
+        return super().__torch_function__(func, types, args, kwargs)
 
 
 def picture_decoder(vae) -> Callable[[Tensor], Tensor]:
@@ -29,7 +41,8 @@ def picture_decoder(vae) -> Callable[[Tensor], Tensor]:
     """
 
     def decode(samples: Tensor) -> Tensor:
-        return vae.process_output(vae.first_stage_model.decode(samples.to(vae.vae_dtype)).float().clone())
+        with NormalTensors():
+            return vae.process_output(vae.first_stage_model.decode(samples.to(vae.vae_dtype)).float().clone())
 
     return lambda samples: checkpoint(decode, samples.to(vae.device), use_reentrant=False)
 
@@ -48,13 +61,8 @@ def embedder(clip_vision) -> Callable[[Tensor], Tensor]:
         x = _middle_square(pictures.to(device, torch.float32))
         if x.shape[-1] != size:
             x = interpolate(x, size=(size, size), mode="bicubic", antialias=True)
-        norms = [part for part in model.modules() if isinstance(part, torch.nn.LayerNorm)]
-        hooks = [norm.register_forward_pre_hook(lambda _, args: (args[0].clone(), *args[1:])) for norm in norms]
-        try:
+        with NormsOnCopies():
             return model(pixel_values=(x - mean) / std, intermediate_output=-2)[2].float()
-        finally:
-            for hook in hooks:
-                hook.remove()
 
     return embed
 

@@ -1,123 +1,156 @@
-"""Differentiating through a model that the host loaded for inference.
+"""Differentiating through a model that the host loaded for inference, without changing what others share.
 
-The executor runs nodes in inference mode, so the weights are inference tensors, which autograd refuses to save; and on
-a GPU the host may stream weights through buffers that later layers overwrite, which autograd would not notice. Hence:
-weights that stay resident are re-wrapped as normal tensors over the same memory (`make_weights_normal`), and on a GPU
-every layer also gets a private clone of its weight for each call (`clone_weights_per_call`), which checkpointing keeps
-short-lived.
+The executor runs nodes in inference mode, so weights, prompts and latents are inference tensors, which autograd refuses
+to save; on a GPU the host may stream weights through buffers that later layers overwrite, which autograd does not
+notice; and layers with quantised weights quantise their input too. Hence `differentiable_pass`, inside which every
+torch function sees normal tensors over the same memory, and `private_weights`, by which the host itself gives a cloned
+patcher's layers copies of their weights where that is needed. The modules' own parameters are never touched.
 """
 
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 
-import comfy.ldm.modules.attention
 import comfy.ldm.modules.diffusionmodules.openaimodel as unet
 import comfy.model_management as management
 import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from torch.utils.checkpoint import checkpoint
 
+from .out_of_place import with_protected_inputs
+
+KEY = "mirror_gradients"
 # Memory of a pass with gradients, in passes without: activations of the whole network, or of its block borders.
 ROOM_PLAIN, ROOM_CHECKPOINTED = 10, 3
 
 
 def normal_tensor(x: Tensor) -> Tensor:
-    """A normal tensor over the memory of an inference tensor. Must run outside inference mode."""
-    return torch.empty(0, dtype=x.dtype, device=x.device).set_(
-        x.untyped_storage(), x.storage_offset(), x.size(), x.stride()
-    )
+    """A normal tensor over the memory of an inference tensor, of the same subclass and with its attributes.
 
-
-def make_weights_normal(module: nn.Module) -> None:
-    """Makes the resident parameters and buffers of a module usable by autograd, in place and at no cost.
-
-    Other users of the module see the same values. Modules whose weights live in the host's paged memory (`_v`) are
-    left alone: `clone_weights_per_call` serves those.
+    Must run outside inference mode. Not for wrapper subclasses, which have no memory of their own.
     """
-    for part in module.modules():
-        if hasattr(part, "_v"):
-            continue
-        for name, value in part._parameters.items():
-            if value is not None and value.is_inference():
-                part._parameters[name] = nn.Parameter(normal_tensor(value), requires_grad=False)
-        for name, value in part._buffers.items():
-            if value is not None and value.is_inference():
-                part._buffers[name] = normal_tensor(value)
+    with torch._C.DisableTorchFunctionSubclass():
+        alias = torch.empty(0, dtype=x.dtype, device=x.device)
+        alias.set_(x.untyped_storage(), x.storage_offset(), Tensor.size(x), Tensor.stride(x))
+        if type(x) in (Tensor, nn.Parameter):
+            return alias
+        alias = alias.as_subclass(type(x))
+    alias.__dict__.update(x.__dict__)
+    return alias
 
 
-def clone_weights_per_call(patcher: ModelPatcher) -> None:
-    """Gives each layer of a cloned patcher its own copy of its weights at every call."""
+def _normal(x):
+    """`x` as an argument that autograd can save; lists and tuples of tensors too."""
+    if isinstance(x, Tensor):
+        return normal_tensor(x) if x.is_inference() and not is_traceable_wrapper_subclass(x) else x
+    if type(x) in (list, tuple) and x and isinstance(x[0], Tensor):
+        return type(x)(map(_normal, x))
+    return x
+
+
+class NormalTensors(TorchFunctionMode):
+    """While open, torch functions are given normal tensors instead of inference tensors, over the same memory."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if getattr(func, "__name__", None) == "__set__":
+            return func(*args, **(kwargs or {}))
+        args = [_normal(a) for a in args]
+        return func(*args, **{k: _normal(v) for k, v in kwargs.items()}) if kwargs else func(*args)
+
+
+def private_weights(patcher: ModelPatcher, every: bool) -> None:
+    """Lets the host give layers of a cloned patcher a copy of their weights at every call, whole and not quantised.
+
+    `every` layer, or only those with quantised weights.
+    """
     for name, module in patcher.model.diffusion_model.named_modules():
         if not hasattr(module, "comfy_cast_weights"):
             continue
         for kind in ("weight", "bias"):
-            if getattr(module, kind, None) is not None:
-                patcher.add_weight_wrapper(f"diffusion_model.{name}.{kind}", lambda w: w.detach().clone())
+            key, weight = f"diffusion_model.{name}.{kind}", getattr(module, kind, None)
+            if weight is None or not (every or is_traceable_wrapper_subclass(weight)):
+                continue
+            if _copy not in patcher.weight_wrapper_patches.get(key, []):
+                patcher.add_weight_wrapper(key, _copy)
+
+
+def _copy(weight: Tensor) -> Tensor:
+    return weight.detach().clone()
+
+
+class MemoryEstimate:
+    """A PREPARE_SAMPLING wrapper: the host frees memory for `times` the batch before it loads the model."""
+
+    def __init__(self, times: int):
+        self.times = times
+
+    def __call__(self, executor, model, noise_shape, *args, **kwargs):
+        return executor(model, [noise_shape[0] * self.times, *noise_shape[1:]], *args, **kwargs)
 
 
 def raise_memory_estimate(patcher: ModelPatcher, times: int) -> None:
-    """Lets the host free memory for `times` the batch before it loads a cloned patcher's model."""
+    """Lets the host free memory for `times` the batch before it loads a cloned patcher's model.
 
-    def prepare(executor, model, noise_shape, *args, **kwargs):
-        return executor(model, [noise_shape[0] * times, *noise_shape[1:]], *args, **kwargs)
-
-    patcher.add_wrapper_with_key(WrappersMP.PREPARE_SAMPLING, "mirror_gradients", prepare)
-
-
-class Addend(Tensor):
-    """A ControlNet's residual: `h += residual` makes a new h, and leaves alone the one that autograd has saved."""
-
-    @classmethod
-    def __torch_function__(cls, func, types, args=(), kwargs=None):
-        with torch._C.DisableTorchFunctionSubclass():
-            plain = [a.as_subclass(Tensor) if isinstance(a, cls) else a for a in args]
-            return (Tensor.add if func is Tensor.add_ else func)(*plain, **(kwargs or {}))
+    Of several calls for one model the largest counts: its passes with gradients come one after the other.
+    """
+    earlier = patcher.get_wrappers(WrappersMP.PREPARE_SAMPLING, KEY)
+    times = max([times, *(estimate.times for estimate in earlier)])
+    patcher.remove_wrappers_with_key(WrappersMP.PREPARE_SAMPLING, KEY)
+    patcher.add_wrapper_with_key(WrappersMP.PREPARE_SAMPLING, KEY, MemoryEstimate(times))
 
 
-def add_control_out_of_place(patcher: ModelPatcher) -> None:
-    """The host's networks add ControlNet residuals in place; with gradients, a cloned patcher's no longer do."""
-
-    def apply(executor, x, t, c_concat=None, c_crossattn=None, control=None, *args, **kwargs):
-        if control is not None and torch.is_grad_enabled():
-            control = {
-                name: [r if r is None else r.as_subclass(Addend) for r in residuals]
-                for name, residuals in control.items()
-            }
-        return executor(x, t, c_concat, c_crossattn, control, *args, **kwargs)
-
-    patcher.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "mirror_gradients", apply)
-
-
-def differentiable(model_options: dict) -> dict:
-    """Model options whose attention has a backward: torch's own, since some of the host's kernels have none."""
-    earlier = model_options.get("transformer_options", {}).get("optimized_attention_override")
-    pytorch = comfy.ldm.modules.attention.attention_pytorch
-
-    def override(func, *args, **kwargs):
-        return pytorch(*args, **kwargs) if earlier is None else earlier(pytorch, *args, **kwargs)
-
-    transformer_options = {**model_options.get("transformer_options", {}), "optimized_attention_override": override}
-    return {**model_options, "transformer_options": transformer_options}
+def prepare(patcher: ModelPatcher, checkpointed: bool) -> None:
+    """Readies a cloned patcher, before it is loaded, for `differentiable_pass`."""
+    raise_memory_estimate(patcher, ROOM_CHECKPOINTED if checkpointed else ROOM_PLAIN)
+    private_weights(patcher, every=patcher.load_device.type != "cpu")  # a GPU's buffers for weights are used again
 
 
 @contextmanager
-def differentiable_blocks(network: nn.Module, checkpointed: bool) -> Iterator[None]:
-    """While open, the network's blocks can be differentiated through; `checkpointed`, they keep only their inputs and
-    run again in the backward pass.
+def differentiable_pass(network: nn.Module, checkpointed: bool) -> Iterator[None]:
+    """While open, the network can be differentiated through; `checkpointed`, its blocks keep only their inputs and run
+    again in the backward pass.
 
-    Only the forward pass must happen inside; nothing stays patched afterwards, also when it is interrupted.
+    Only the forward pass must happen inside. The blocks' `forward` is wrapped meanwhile, another pack's included, and
+    put back also when the pass is interrupted. Raises ValueError for weights of a kind that autograd cannot save.
     """
     blocks = [block for block in network.modules() if isinstance(block, unet.ResBlock)] + _listed_blocks(network)
+    earlier = [block.__dict__.get("forward") for block in blocks]
     try:
         for block in blocks:
-            forward = _differentiable_forward(block.forward)
+            forward = with_protected_inputs(block.forward)
             block.forward = _checkpointed_forward(forward) if checkpointed else forward
-        yield
+        with _as_in_training():
+            yield
+    except RuntimeError as error:
+        if "Inference tensors cannot be saved" not in str(error):
+            raise
+        raise ValueError(
+            "This model has layers of a kind through which no gradient can be taken (custom quantisation). Use a model "
+            "in fp16, bf16 or fp32, or a rewriter that needs no gradients (ours, negative prompt)."
+        ) from error
     finally:
-        for block in blocks:
+        for block, forward in zip(blocks, earlier, strict=True):
             block.__dict__.pop("forward", None)
+            if forward is not None:
+                block.forward = forward
+
+
+@contextmanager
+def _as_in_training() -> Iterator[None]:
+    """Normal tensors, no kernel of the host that lacks a backward, and no compiled code."""
+    with ExitStack() as stack:
+        stack.enter_context(NormalTensors())
+        if "torch._dynamo" in sys.modules:
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        earlier, management.in_training = management.in_training, True
+        try:
+            yield
+        finally:
+            management.in_training = earlier
 
 
 def _listed_blocks(network: nn.Module) -> list[nn.Module]:
@@ -128,46 +161,13 @@ def _listed_blocks(network: nn.Module) -> list[nn.Module]:
     return [block for block in members if id(block) not in nested and any(True for _ in block.parameters())]
 
 
-class BlockInput(Tensor):
-    """A block's input: `x += y` makes a new x. Flux's blocks add in place to what autograd, or a checkpoint, keeps."""
-
-    @classmethod
-    def __torch_function__(cls, func, types, args=(), kwargs=None):
-        with torch._C.DisableTorchFunctionSubclass():
-            if func in OUT_OF_PLACE:
-                return OUT_OF_PLACE[func](*args, **(kwargs or {})).as_subclass(cls)
-            return func(*args, **(kwargs or {}))
-
-
-OUT_OF_PLACE = {Tensor.add_: Tensor.add, Tensor.sub_: Tensor.sub, Tensor.mul_: Tensor.mul, Tensor.div_: Tensor.div}
-
-
-def _differentiable_forward(forward):
-    """`forward` with its inputs protected and the host told to use no kernel that lacks a backward."""
-
-    def entering(x):
-        return x.as_subclass(BlockInput) if isinstance(x, Tensor) and x.is_floating_point() else x
-
-    def leaving(x):
-        return x.as_subclass(Tensor) if isinstance(x, BlockInput) else x
-
-    def run(*args, **kwargs):
-        earlier, management.in_training = management.in_training, True
-        try:
-            out = forward(*map(entering, args), **{k: entering(v) for k, v in kwargs.items()})
-        finally:
-            management.in_training = earlier
-        return tuple(map(leaving, out)) if isinstance(out, tuple) else leaving(out)
-
-    return run
-
-
 def _checkpointed_forward(forward):
     def run(*args, **kwargs):
         # the host keeps changing its options dict while it walks the network; the second run must see today's
         args = [dict(a) if isinstance(a, dict) else a for a in args]
         kwargs = {k: dict(v) if isinstance(v, dict) else v for k, v in kwargs.items()}
-        return checkpoint(forward, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
+        contexts = {"context_fn": lambda: (nullcontext(), _as_in_training())}  # of the first run, of the second
+        return checkpoint(forward, *args, use_reentrant=False, **contexts, **kwargs)
 
     return run
 

@@ -1,0 +1,30 @@
+"""What other packs put on a MODEL, and whether a walk can live with it."""
+
+PACK = __name__.rsplit(".nodes.", 1)[0]
+
+
+def check_no_step_cache(model_options: dict) -> None:
+    """Raises ValueError for a model that EasyCache or LazyCache lets skip passes.
+
+    They take a step's prediction from those before it. A walk looks several times at a level, forward, backward and for
+    two branches in turn, and must see the same each time.
+    """
+    cache = model_options.get("transformer_options", {}).get("easycache")
+    if cache is not None:
+        name = getattr(cache, "name", "EasyCache")
+        raise ValueError(
+            f"{name} on this model skips passes through the network, so that a picture could not come back. Connect "
+            f"the model from before the {name} node."
+        )
+
+
+def wants_negative(model_options: dict) -> bool:
+    """Whether a patch of another pack asks for the negative's prediction at cfg 1 too (Self-Attention Guidance).
+
+    This pack's own patches do, and do nothing where there is none.
+    """
+    if not model_options.get("disable_cfg1_optimization", False):
+        return False
+    functions = [*model_options.get("sampler_pre_cfg_function", ()), *model_options.get("sampler_post_cfg_function", ())]
+    functions.append(model_options.get("sampler_cfg_function"))
+    return any(not f.__module__.startswith(PACK) for f in functions if f is not None)
