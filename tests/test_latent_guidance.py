@@ -67,7 +67,7 @@ def test_the_gradient_is_that_of_the_hosts_own_picture(host, run_graph):
         theirs = vae.decode(z)
         embeds = seen.encode_image(theirs)["image_embeds"]
     with torch.inference_mode(False), torch.enable_grad():
-        differentiable_clip.load([vae.patcher, seen.patcher])
+        differentiable_clip.load([vae.patcher, seen.patcher], vae, z.shape)
         leaf = z.clone().requires_grad_()
         ours = differentiable_clip.picture_decoder(vae)(leaf)
         assert torch.allclose(ours.movedim(1, -1), theirs.clone(), atol=1e-5)
@@ -86,7 +86,8 @@ def test_other_families(run_graph, family, make, channels):
     scene = Guided(make, channels)
     if family == "flow":
         scene.vae = scene.add(give(functools.partial(wide_vae, 16), "VAE"))()
-    found = scene.guide(scene.text_energy(), cfg=2.0, negative=scene.empty, scheduler="simple", iterations=2, eta=0.5)
+    found = scene.guide(scene.text_energy(), cfg=2.0, negative=scene.empty, scheduler="simple", iterations=2, eta=0.5,
+                        keep="last")
     run = run_graph(scene)
     assert torch.isfinite(samples(run, found)).all()
     assert (samples(run, found) - samples(run, found, 1)).norm() > 0

@@ -193,6 +193,15 @@ def test_attention_patches_see_their_own_block_when_it_runs_again(measure):
     assert len(first) == 7 and sorted(again) == sorted(first) and len(set(first)) == 7
 
 
+@pytest.mark.parametrize("checkpoint", [True, False])
+@pytest.mark.parametrize("patch", ["FreeU", "FreeU_V2"])
+def test_patches_that_write_in_place_have_true_gradients(measure, patch, checkpoint):
+    scene = Scene()
+    scene.model = scene.add(patch, model=scene.model, b1=1.3, b2=1.4, s1=0.9, s2=0.2)()
+    autograd, finite, _ = measure(scene, slope_of_loss, checkpoint=checkpoint)
+    assert autograd == pytest.approx(finite, rel=1e-2) and abs(finite) > 0.02
+
+
 def state_of(model):
     """What every user of a model shares: its modules' own attributes, parameters and buffers, by identity."""
     return {

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from harness import tiny
+from mirror_ops.stochastic.energies import likeness
 
 MB = 2**20
 
@@ -37,6 +38,21 @@ def test_views_count_once_and_checkpointing_saves_memory_in_a_small_network(memo
     peaks = [memory.peak_of(host, network, torch.zeros(1, 4, 32, 32), torch.zeros(1, 77, tiny.WIDTH), on)
              for on in (True, False)]
     assert peaks[0] < 0.7 * peaks[1]
+
+
+def test_the_views_of_an_energy_are_held_one_at_a_time(memory):
+    pictures = torch.rand(1, 3, 64, 64)
+
+    def peak(views):
+        energy = likeness(lambda p: p.sin().cos().flatten(1), torch.ones(1, 3 * 64 * 64), views)
+        with torch.enable_grad(), memory.Account() as account:
+            leaf = pictures.clone().requires_grad_()
+            energy(leaf, torch.Generator().manual_seed(0)).sum().backward()
+        return account.peak, leaf.grad
+
+    (one, _), (many, slope) = peak(1), peak(20)
+    assert many < 1.5 * one
+    assert torch.equal(slope, peak(20)[1]) and slope.norm() > 0, "the backward pass must see the same views"
 
 
 @pytest.mark.slow

@@ -44,6 +44,7 @@ from torch import Tensor
 
 from ...mirror_ops.walks.trajectory import Mirror
 from .branches import Branch, Control, acts, branch_of
+from .compatibility import check_no_step_cache
 from .conditioning import Conditioning, scheduled, text_of, with_pooled
 from .identity import check_made_with
 from .reference_pass import NEAR, POSITIVE, PROMPT, Check, Recorded, ReferencePass, Shared, check_shape, step_of
@@ -147,6 +148,7 @@ def _prompt(mirror: Mirror, conditioning: Conditioning | None) -> Conditioning:
 def _around_sampling(executor, noise, latent_image, sampler, sigmas, *args, **kwargs):
     """Readies the reference pass. Raises ValueError, before work, where there is no source or one that does not fit."""
     guider = executor.class_obj
+    check_no_step_cache(guider.model_options)
     options = guider.model_options["transformer_options"]
     declared, supplied = options[_DECLARED], options.get(_SUPPLIED)
     mirror = declared.mirror or supplied

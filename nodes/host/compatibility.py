@@ -25,6 +25,5 @@ def wants_negative(model_options: dict) -> bool:
     """
     if not model_options.get("disable_cfg1_optimization", False):
         return False
-    functions = [*model_options.get("sampler_pre_cfg_function", ()), *model_options.get("sampler_post_cfg_function", ())]
-    functions.append(model_options.get("sampler_cfg_function"))
-    return any(not f.__module__.startswith(PACK) for f in functions if f is not None)
+    lists = (model_options.get(f"sampler_{when}_cfg_function", ()) for when in ("pre", "post"))
+    return any(not function.__module__.startswith(PACK) for functions in lists for function in functions)

@@ -19,8 +19,8 @@ ROOM = 4
 
 
 def load(patchers: Sequence, vae, shape: Sequence[int]) -> None:
-    """Brings models to their devices, whole, all at once, with room for gradients through `vae` for latents [B, C, h, w]
-    and through an encoder, whose views are looked at one after the other."""
+    """Brings models to their devices, whole, all at once, with room for a gradient through `vae` at latents
+    [B, C, h, w], or through an encoder, whose views are looked at one after the other."""
     room = ROOM * vae.memory_used_decode(shape, vae.vae_dtype)
     comfy.model_management.load_models_gpu(list(patchers), memory_required=room, force_full_load=True)
 

@@ -42,7 +42,26 @@ def differentiable(model_options: dict) -> dict:
 
 def _on_copies(patch):
     """The patch, given copies of the tensors."""
-    return lambda *args: patch(*(a.clone() if isinstance(a, Tensor) else a for a in args))
+
+    def run(*args):
+        out = patch(*(a.clone().as_subclass(PatchInput) if isinstance(a, Tensor) else a for a in args))
+        return tuple(map(_plain, out)) if isinstance(out, tuple) else _plain(out)
+
+    return run
+
+
+def _plain(x):
+    return x.as_subclass(Tensor) if isinstance(x, (PatchInput, BlockInput)) else x
+
+
+class PatchInput(Tensor):
+    """What a patch may write to. Slices are copies, so that `h[:, :n] = h[:, :n] * s` spares what `*` has saved."""
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        with DisableTorchFunctionSubclass():
+            out = func(*args, **(kwargs or {}))
+            return out.clone() if func is Tensor.__getitem__ else out
 
 
 class Addend(Tensor):
@@ -84,11 +103,8 @@ def with_protected_inputs(forward):
     def entering(x):
         return x.as_subclass(BlockInput) if isinstance(x, Tensor) and x.is_floating_point() else x
 
-    def leaving(x):
-        return x.as_subclass(Tensor) if isinstance(x, BlockInput) else x
-
     def run(*args, **kwargs):
         out = forward(*map(entering, args), **{k: entering(v) for k, v in kwargs.items()})
-        return tuple(map(leaving, out)) if isinstance(out, tuple) else leaving(out)
+        return tuple(map(_plain, out)) if isinstance(out, tuple) else _plain(out)
 
     return run
