@@ -7,6 +7,7 @@ BENCHES = {"demo-model": "bench.demo_model", "reconstruction": "bench.reconstruc
            "reconstruction-trials": "bench.reconstruction_trials",
            "memory": "bench.memory",
            "latent-guidance": "bench.latent_guidance",
+           "folders": "bench.folders",
            "edits": "bench.edits", "pie": "bench.pie"}
 
 

@@ -12,7 +12,7 @@ from torch.nn.functional import interpolate
 from mirror_ops.measure.metrics import psnr
 
 VISIBLE = 16 / 255          # a change of a channel that can be seen: it marks the region where the graph has none
-COLUMNS = ("name", "result", "seed", "region", "outside", "psnr", "seconds")
+COLUMNS = ("name", "result", "seed", "region", "outside", "psnr", "seconds", "cpu_seconds")
 
 
 def figures(before: Tensor, after: Tensor, region: Tensor | None = None) -> dict[str, float]:

@@ -17,7 +17,7 @@ class Graph:
     """What the saved picture needs of a graph, in the executor's form: node id -> class and inputs.
 
     picture: (node, input) that names the picture's file; saved: [node, slot] of the saved picture;
-    region: [node, slot] of the mask of what was edited, if the graph has just one; seeds: [(node, input)].
+    region: [node, slot] of the mask of what was edited, if the graph has one; seeds: [(node, input)].
     """
     nodes: dict[str, dict]
     picture: tuple[str, str]
@@ -84,7 +84,7 @@ def prepare(nodes: dict[str, dict], classes: dict[str, dict], settings: list[str
                     "Add a Load Image node and wire it to what is saved.")
     seeds = [(node, name) for node, entry in nodes.items() for name, value in entry["inputs"].items()
              if name.rpartition(".")[2] in SEEDS and isinstance(value, int) and (node, name) not in fixed]
-    return Graph(nodes, (loader, upload_input(nodes[loader], classes)), saved, region(nodes, classes), seeds)
+    return Graph(nodes, (loader, upload_input(nodes[loader], classes)), saved, region(nodes, classes, saved[0]), seeds)
 
 
 def chosen(nodes: dict, found: list[str], named: str | None, does: str, option: str, otherwise: str) -> str:
@@ -127,23 +127,22 @@ def upload_input(entry: dict, classes: dict) -> str | None:
     return None
 
 
-def region(nodes: dict, classes: dict) -> list | None:
-    """[node, slot] of the only MASK output that is called a region."""
-    found = [[node, slot] for node, entry in nodes.items()
-             for slot, (kind, name) in enumerate(zip(classes[entry["class_type"]]["output"],
-                                                     classes[entry["class_type"]]["output_name"], strict=False))
-             if kind == "MASK" and "region" in str(name).lower()]
-    return found[0] if len(found) == 1 else None
+def region(nodes: dict, classes: dict, saved: str) -> list | None:
+    """[node, slot] of the MASK output called a region that is nearest to what is saved."""
+    for node in ancestors(nodes, saved):
+        declared = classes[nodes[node]["class_type"]]
+        for slot, (kind, name) in enumerate(zip(declared["output"], declared["output_name"], strict=False)):
+            if kind == "MASK" and "region" in str(name).lower():
+                return [node, slot]
+    return None
 
 
-def ancestors(nodes: dict, node: str) -> set[str]:
-    """The node and all it depends on."""
-    found, waiting = set(), [str(node)]
-    while waiting:
-        node = waiting.pop()
-        if node not in found:
-            found.add(node)
-            waiting += [str(value[0]) for value in nodes[node]["inputs"].values() if is_wire(value)]
+def ancestors(nodes: dict, node: str) -> list[str]:
+    """The node and all it depends on, nearest first."""
+    found = [str(node)]
+    for node in found:      # the list grows while it is read
+        wired = [str(value[0]) for value in nodes[node]["inputs"].values() if is_wire(value)]
+        found += [other for other in dict.fromkeys(wired) if other not in found]
     return found
 
 

@@ -12,6 +12,7 @@ import importlib.util
 import json
 import logging
 import os
+import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -88,15 +89,30 @@ def connect(address: str, workers: int | None):
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     import ray
+    check_reachable(address)
     variables = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
     local = address == "local"
     try:
         ray.init(address=address, num_cpus=workers if local else None, include_dashboard=False if local else None,
                  log_to_driver=False, logging_level="ERROR", runtime_env={"env_vars": variables})
     except (ConnectionError, ValueError, RuntimeError) as error:
-        raise JobError(f"There is no Ray cluster at {address}: {str(error).splitlines()[0]} "
-                       "`python run.py ray start --head` starts one.") from error
+        raise no_cluster(address, error) from error
     return ray
+
+
+def check_reachable(address: str) -> None:
+    """Raises JobError if nothing listens at HOST:PORT: Ray itself would go on trying for many minutes."""
+    host, colon, port = address.rpartition("://")[2].rpartition(":")
+    if colon and port.isdigit():
+        try:
+            socket.create_connection((host, int(port)), timeout=10).close()
+        except OSError as error:
+            raise no_cluster(address, error) from error
+
+
+def no_cluster(address: str, error: Exception) -> JobError:
+    return JobError(f"There is no Ray cluster at {address}: {str(error).splitlines()[0]}. "
+                    "`python run.py ray start --head` starts one.")
 
 
 def ensure() -> None:

@@ -57,7 +57,7 @@ class Worker:
 
         A picture that can't be read, or on which the graph fails, is a row too, with "error".
         """
-        started = time.monotonic()
+        started, cpu = time.monotonic(), time.process_time()
         file = self.job.source / name
         row = {"name": name, "source": "", "size": -1, "changed": -1, "seed": pictures.seed_of(name, self.job.seed)}
         try:
@@ -71,7 +71,8 @@ class Worker:
             raise
         except Exception as error:      # whatever one picture brings about must not end the job
             row["error"] = reason(error)
-        row |= {"seconds": round(time.monotonic() - started, 3), "at": time.time()}
+        row |= {"seconds": round(time.monotonic() - started, 3), "cpu_seconds": round(time.process_time() - cpu, 3),
+                "at": time.time()}
         self._on_disk(lambda: self.writer.append(row))
         return row
 

@@ -31,6 +31,7 @@ def test_a_region_that_covers_all_leaves_nothing_outside():
 
 def test_tables_keep_results_and_failures_apart():
     rows = [{"name": "a.png", "result": "a.png", "seed": 1, "region": .5, "outside": 0., "psnr": 30., "seconds": 1.,
-             "at": 0}, {"name": 'b,"c".png', "error": "broken"}]
-    assert table(rows) == "name,result,seed,region,outside,psnr,seconds\na.png,a.png,1,0.5,0.0,30.0,1.0\n"
+             "cpu_seconds": .5, "at": 0}, {"name": 'b,"c".png', "error": "broken"}]
+    assert table(rows).splitlines() == ["name,result,seed,region,outside,psnr,seconds,cpu_seconds",
+                                        "a.png,a.png,1,0.5,0.0,30.0,1.0,0.5"]
     assert failures(rows) == 'name,error\n"b,""c"".png",broken\n'

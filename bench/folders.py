@@ -1,0 +1,158 @@
+"""Folder jobs: what the command costs beside its graph, what a second worker gains, and what faults do to a job.
+
+Pictures of the embedded world. `overhead` is the time that the command takes beside the graph, in parts of the graph's
+(a real edit). `speedup_2` is the pictures a second of two Ray workers over those of one, from when both run until the
+first has nothing left: boots are left out. Beside it stands the same by processor time, which others on the machine
+disturb less. `lost`, `doubled`, `differing`, `unlisted` count pictures of a job on two Ray nodes of which workers, a
+node and the driver are killed (bench/folders_faults.py), against a serial run. `scale` simulates the scheduler of a
+large cluster with times measured here (bench/folders_scale.py).
+"""
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import psutil
+
+from folders import ray_job, runner
+from folders.graph import prepare
+from folders.ledger import Ledger
+from folders.pictures import found
+from folders.settings import parts_of
+from folders.worker import Job, Worker
+from harness.environment import ROOT
+
+from .folders_faults import faults
+from .folders_graphs import BROKEN, draw, edit, tiny
+from .folders_scale import scale
+from .table import show, write
+
+
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="run.py bench folders", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pictures", type=int, default=2000, help="of the tiny graph")
+    parser.add_argument("--edits", type=int, default=200, help="pictures that are really edited")
+    parser.add_argument("--steps", type=int, default=50, help="of an edit")
+    parser.add_argument("--faulty", type=int, default=500, help="pictures of the job with faults")
+    parser.add_argument("--only", choices=("cost", "speedup", "faults", "scale"), help="one part alone")
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args(argv)
+    ray_job.ensure()
+    figures, rows = {}, {}
+    with tempfile.TemporaryDirectory(prefix="bench-folders-") as folder:
+        folder = Path(folder)
+        if args.only in (None, "faults"):       # first: while this process has no host, the machine holds one less
+            figures |= (counted := faults(folder / "faults", args.faulty))["figures"]
+            rows["faults"] = counted["rows"]
+            show([figures], f"{args.faulty} pictures, every {BROKEN}th broken, under faults")
+            show(counted["rows"])
+        if args.only in (None, "speedup"):
+            rows["speedup"] = [speed(folder / "speedup", args.edits, args.steps, n) for n in (1, 2)]
+            show(rows["speedup"], f"{args.edits} edits of {args.steps} steps over Ray")
+            one, two = rows["speedup"]
+            figures["speedup_2"] = two["pictures/s"] / one["pictures/s"]
+        if args.only in (None, "cost"):
+            rows["cost"] = costs(folder / "cost", args)
+            show(rows["cost"], "one process, in order")
+            figures["overhead"] = rows["cost"][-1]["overhead"]
+        if args.only in (None, "scale"):
+            rows["scale"] = scale()
+            show(rows["scale"]["measured"], "measured here")
+            show(rows["scale"]["simulated"], "simulated with it: one driver, so many GPUs")
+    if figures:
+        show([figures])
+    write(args.json, {"figures": figures, "rows": rows, "settings": vars(args) | {"json": str(args.json)}})
+    return 0
+
+
+def costs(folder: Path, args) -> list[dict]:
+    """A row for the tiny graph and one for the edit."""
+    host = runner.start(True, ())
+    return [cost(host, folder / name, name, graph, count)
+            for name, graph, count in (("tiny graph", tiny(), args.pictures), ("edit", edit(args.steps), args.edits))]
+
+
+def cost(host, folder: Path, name: str, nodes: dict, count: int) -> dict:
+    """Time a picture inside the host's executor and beside it, ms; and how memory grew after the first tenth, MB."""
+    draw(folder / "in", count)
+    graph = prepare(nodes, runner.classes_of(nodes, host))
+    worker = Worker(Job(folder / "in", folder / "out", graph, 0, parts_of(graph, 0, host, (), True)), host)
+    timed = Timed(host.run_graph)
+    worker.runner.host = Timing(host, timed)
+    names, memory = found(folder / "in"), []
+    worker.do(names[0])                         # loads the model
+    timed.reset()
+    started, cpu = time.perf_counter(), time.process_time()
+    for picture in names[1:]:
+        worker.do(picture)
+        memory.append(psutil.Process().memory_info().rss / 1e6)
+    wall, used = time.perf_counter() - started, time.process_time() - cpu
+    done = len(names) - 1
+    return {"graph of": name, "pictures": done, "graph ms": 1000 * timed.wall / done,
+            "beside it ms": 1000 * (wall - timed.wall) / done, "graph CPU ms": 1000 * timed.cpu / done,
+            "beside it CPU ms": 1000 * (used - timed.cpu) / done, "overhead": (wall - timed.wall) / timed.wall,
+            "memory MB": memory[-1], "grown MB": memory[-1] - memory[len(memory) // 10]}
+
+
+class Timed:
+    """A function that adds up the time spent in it."""
+
+    def __init__(self, function):
+        self.function = function
+        self.reset()
+
+    def reset(self) -> None:
+        self.wall = self.cpu = 0.
+
+    def __call__(self, *arguments, **options):
+        wall, cpu = time.perf_counter(), time.process_time()
+        try:
+            return self.function(*arguments, **options)
+        finally:
+            self.wall += time.perf_counter() - wall
+            self.cpu += time.process_time() - cpu
+
+
+class Timing:
+    """The host, its run_graph timed."""
+
+    def __init__(self, host, run_graph: Timed):
+        self.host, self.run_graph = host, run_graph
+
+    def __getattr__(self, name):
+        return getattr(self.host, name)
+
+
+def speed(folder: Path, count: int, steps: int, workers: int) -> dict:
+    """The command with so many workers, read off its ledger."""
+    if not (folder / "in").is_dir():
+        draw(folder / "in", count)
+        (folder / "edit.json").write_text(json.dumps(edit(steps)))
+    out = folder / f"out{workers}"
+    before = psutil.cpu_times()
+    subprocess.run([sys.executable, ROOT / "run.py", "translate", folder / "in", out, "--workflow",
+                    folder / "edit.json", "--cpu", "--ray", "--workers", str(workers)], check=True)
+    after = psutil.cpu_times()
+    (ledger,) = (file for file in (out / ".translate").iterdir() if file.is_dir())
+    each = by_worker(Ledger(ledger))
+    start = max(rows[0]["at"] - rows[0]["seconds"] for rows in each)
+    end = min(rows[-1]["at"] for rows in each)
+    done = [row for rows in each for row in rows if row["at"] - row["seconds"] >= start and row["at"] <= end]
+    cpu = sum(row["cpu_seconds"] for row in done) / len(done)
+    share = sum(row["seconds"] for row in done) / (len(each) * (end - start))
+    used = (after.user + after.nice) - (before.user + before.nice)
+    return {"workers": workers, "pictures": len(done), "pictures/s": len(done) / (end - start),
+            "CPU s a picture": cpu, "busy": share, "pictures/CPU s, all workers": len(each) * share / cpu,
+            "CPU of others": 1 - sum(row["cpu_seconds"] for rows in each for row in rows) / used}
+
+
+def by_worker(ledger: Ledger) -> list[list[dict]]:
+    """The rows of each worker that did more than one picture, in order; its first, which loads the model, left out."""
+    files = [[json.loads(line) for line in file.read_text().splitlines()] for file in ledger.folder.glob("*.jsonl")]
+    return [rows[1:] for rows in files if len(rows) > 1]
