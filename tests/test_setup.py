@@ -85,10 +85,40 @@ def test_a_half_made_folder_is_made_anew_and_a_complete_one_kept(tmp_path):
     assert made == [folder] and (folder / "whole.txt").read_text() == "whole"
 
 
-def test_a_complete_folder_that_no_longer_works_is_made_anew(tmp_path):
-    """The environment's Python is gone, as when the system's Python it was made of was upgraded."""
+def test_the_environment_that_runs_this_counts_as_usable():
+    """To take a good one for broken would throw gigabytes away."""
+    venv = Path(sys.executable).parent.parent
+    if not environment.is_complete(venv.parent):
+        pytest.skip("these tests run in a Python of the user's own")
+    assert environment.usable_environment(venv.parent)
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """small(folder) makes an environment of which nothing is needed but pip."""
+    monkeypatch.setattr(environment, "NEEDED", ("pip",))
+
     def make(where):
         environment.make_venv(where / "venv")
+        (where / "ComfyUI" / "comfy").mkdir(parents=True)
+        for name in ("main.py", "nodes.py"):
+            (where / "ComfyUI" / name).write_text("")
+    return make
+
+
+def test_an_environment_that_lost_a_package_or_its_host_is_not_whole(tmp_path, small):
+    small(tmp_path)
+    assert environment.usable_environment(tmp_path)
+    (tmp_path / "ComfyUI" / "main.py").unlink()
+    assert not environment.usable_environment(tmp_path)
+    (tmp_path / "ComfyUI" / "main.py").write_text("")
+    shutil.rmtree(next((tmp_path / "venv").rglob("site-packages/pip")))
+    assert not environment.usable_environment(tmp_path)
+
+
+def test_a_complete_folder_that_no_longer_works_is_made_anew(tmp_path, small):
+    """The environment's Python is gone, as when the system's Python it was made of was upgraded."""
+    make = small
     folder = environment.made(tmp_path / "env", make, "environment", environment.usable_environment)
     assert environment.usable_environment(folder)
     environment.venv_python(folder / "venv").unlink()
@@ -282,3 +312,86 @@ def test_without_a_command_run_prints_what_it_can_do():
     done = subprocess.run([sys.executable, str(ROOT / "run.py")], capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
     assert all(name in done.stdout for name in ("demo", "test", "serve", "bench", "train"))
+
+
+def run(*arguments, start: str = sys.executable, **variables) -> subprocess.CompletedProcess:
+    """run.py as from a shell; a variable of None is not set."""
+    names = {**os.environ, **variables}
+    return subprocess.run([start, str(ROOT / "run.py"), *arguments], capture_output=True, text=True, timeout=120,
+                          env={name: value for name, value in names.items() if value is not None})
+
+
+def test_a_command_that_there_is_not_is_named_with_the_nearest():
+    done = run("bnch")
+    assert done.returncode == 2 and done.stdout == ""
+    assert "no command 'bnch'. Did you mean bench? The commands are: test, lint, serve" in done.stderr
+
+
+@pytest.mark.parametrize("port", ["99999999", "0", "-1", "http"])
+def test_a_number_that_is_no_port_is_named(port, capsys):
+    with pytest.raises(SystemExit):
+        load_run().serve(["--no-browser", "--port=" + port])
+    assert f"{port} is no port; give a number from 1 to 65535" in capsys.readouterr().err
+
+
+def test_the_help_of_graphs_names_the_sheets_and_so_does_an_unknown_one(capsys):
+    from demo import graphs
+    for arguments, code in (["--help"], 0), (["nothing"], 2):
+        with pytest.raises(SystemExit) as ended:
+            graphs.main(arguments)
+        said = capsys.readouterr()
+        assert ended.value.code == code and "mirror_stock_ksampler" in said.out + said.err
+
+
+@pytest.mark.parametrize("cache", ["file", "read-only"])
+def test_a_cache_folder_that_cannot_be_written_is_named(tmp_path, cache):
+    (tmp_path / "file").write_text("")
+    folder = str(tmp_path / "file") if cache == "file" else "/proc/cache"      # where nobody can make a folder
+    done = run("lint", MIRROR_CACHE=folder, COMFYUI_PATH=None, MIRROR_INSIDE=None)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert folder in done.stderr and "MIRROR_CACHE can name a folder elsewhere" in done.stderr
+
+
+def test_the_folder_of_a_server_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SetupError, match="MIRROR_CACHE can name a folder elsewhere"):
+        Server(base=tmp_path / "file").start()
+
+
+def test_pythonpath_does_not_reach_into_the_environment(tmp_path):
+    outside = Path(sys._base_executable)
+    if outside == Path(sys.executable) or not environment.is_complete(Path(sys.executable).parent.parent.parent):
+        pytest.skip("these tests run in a Python of the user's own")
+    (tmp_path / "ruff.py").write_text("raise SystemExit('a module of PYTHONPATH')")
+    done = run("lint", "--version", start=str(outside), PYTHONPATH=str(tmp_path), COMFYUI_PATH=None, MIRROR_INSIDE=None)
+    assert done.returncode != 1 and "a module of PYTHONPATH" not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("command, threads", [("serve", "1"), ("demo", "1"), ("test", "1"), ("train", None)])
+def test_small_operations_run_on_one_thread_unless_told_otherwise(monkeypatch, command, threads):
+    started, seen = load_run(), []
+    monkeypatch.setattr(started.signal, "signal", lambda *_: None)
+    started.COMMANDS[command] = lambda argv: seen.append(os.environ.get("OMP_NUM_THREADS"))
+    for told in (None, "3"):
+        monkeypatch.setenv("MIRROR_INSIDE", "yes")
+        monkeypatch.delenv("OMP_NUM_THREADS") if told is None else monkeypatch.setenv("OMP_NUM_THREADS", told)
+        assert started.main([command]) == 0
+    assert seen == [threads, "3"]
+
+
+def test_clones_that_serve_at_once_have_links_of_their_own(tmp_path):
+    packs = [tmp_path / "one", tmp_path / "two"]
+    servers = [Server(port, tmp_path / "base", pack=pack) for port, pack in zip((8188, 8189), packs, strict=True)]
+    for server, pack in zip(servers, packs, strict=True):
+        pack.mkdir()
+        server.make_folders()
+    assert [server.link.resolve() for server in servers] == packs
+    assert servers[0].link.name == environment.PACK_NAME and list((tmp_path / "base" / "custom_nodes").iterdir()) == []
+
+
+def test_a_server_says_at_once_that_it_starts(tmp_path, capsys, monkeypatch):
+    server = Server(base=tmp_path)
+    monkeypatch.setattr(server, "command", lambda: [sys.executable, "-c", "raise SystemExit(3)"])
+    with pytest.raises(SetupError, match="stopped while starting, exit code 3"):
+        server.start()
+    assert f"starting ComfyUI on {server.url}" in capsys.readouterr().out

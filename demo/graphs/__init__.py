@@ -13,15 +13,21 @@ CAT = {**dict.fromkeys(ATTRIBUTES, "from the seed"), "seed": SEED + 1, "species"
 
 def main(argv: list[str]) -> int:
     """Write workflows/*.json from the sheets, or those named, as the host that runs here describes its nodes."""
+    import argparse
     import json
 
     from harness.boot import boot
     from harness.editor import to_ui
     from harness.environment import ROOT
+    parser = argparse.ArgumentParser(prog="run.py graphs", description=main.__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help="of: " + ", ".join(SHEETS))
+    names = parser.parse_args(argv).names or list(SHEETS)
+    if unknown := [name for name in names if name not in SHEETS]:
+        parser.error(f"there is no sheet {', '.join(unknown)}; there are {', '.join(SHEETS)}")
     host = boot()
     info, folder = host.object_info(), ROOT / "workflows"
     folder.mkdir(exist_ok=True)
-    for name in argv or SHEETS:
+    for name in names:
         path, workflow = folder / f"{name}.json", to_ui(SHEETS[name](), info)
         path.write_text(json.dumps(workflow, indent=1) + "\n", encoding="utf-8")
         thumbnail(host, embedded(host.ui_to_api(workflow))).save(path.with_suffix(".jpg"), quality=90)
