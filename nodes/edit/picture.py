@@ -1,50 +1,17 @@
 """MirrorEdit: from a picture and two prompts to the edited picture, without an inversion."""
 
-from collections.abc import Callable
-from typing import NamedTuple
-
 import torch
 from comfy_api.latest import io
-from torch import Tensor
 
 from ...mirror_ops.directions.direction import EditDirection
-from ...mirror_ops.regions.found import latent_region
-from ...mirror_ops.walks.shared_noise import picture_generators, shared_noise
-from ...mirror_ops.walks.trajectory import cpu
 from ..host import families
-from ..host.attach import SHARED_NOISE
-from ..host.branches import Branch
-from ..host.conditioning import (
-    Conditioning,
-    check_batch,
-    common_tokens,
-    pooled_of,
-    text_of,
-    token_counts,
-    with_pooled,
-    with_text,
-)
-from ..host.denoiser import Walk, run
+from ..host.conditioning import check_batch, text_of
 from ..reports import shown
 from ..types import DirectionType, category
+from .asked import allowed_region, asked_for, check, places_of
+from .shared_walk import Guidance, Made, Plan, walked, walked_apart
 
 AUTO, EVERYWHERE, CUSTOM = "auto", "everywhere", "custom"
-FOUND_FROM = 0.8  # of the walk: earlier the edit has not decided where it acts
-
-
-class Guidance(NamedTuple):
-    """How strongly the edit is asked for along the walk: `cfg` until `until`, `after` from then on."""
-
-    cfg: float
-    until: float
-    after: float
-    source_cfg: float = 1.0
-    draws: int = 1
-    jump: bool = False
-
-    def at(self, steps: int) -> list[float]:
-        """[T] the cfg of each step."""
-        return [self.cfg if i < round(self.until * steps) else self.after for i in range(steps)]
 
 
 PRESETS = {
@@ -168,176 +135,12 @@ def _settings() -> list:
     return [*(io.DynamicCombo.Option(name, []) for name in PRESETS), io.DynamicCombo.Option(CUSTOM, custom)]
 
 
-class Plan(NamedTuple):
-    """How both sides are walked."""
-
-    sigmas: Tensor
-    guidance: Guidance
-    seed: int
-    places: list[int]  # of the pictures in the batch they came from
-    allowed: Tensor | None  # [B or 1, 1, H, W]
-    local: bool
-    flow: bool
-
-    @property
-    def steps(self) -> int:
-        return len(self.sigmas) - 1
-
-    def walk(self, source, edit, picture: Tensor, **more) -> Tensor:
-        """The edited picture [B, C, H, W], by two branches."""
-        return shared_noise(
-            source, edit, picture, self.sigmas.to(picture), picture_generators(self.seed, self.places), flow=self.flow,
-            draws=self.guidance.draws, jump=self.guidance.jump, **more,
-        )
-
-
-class Made(NamedTuple):
-    """An edit, in model space on the CPU."""
-
-    picture: Tensor
-    edited: Tensor
-    region: Tensor  # [B, 1, H, W] where it acted
-    changes: list[float]  # rms of the edit after each step, relative to the picture's
-    passes: float  # through the network, a picture
-
-
 def chosen(settings: dict) -> Guidance:
     if settings["settings"] != CUSTOM:
         return PRESETS[settings["settings"]]
     given = {name: settings[name] for name in ("cfg", "source_cfg", "draws", "jump")}
     return Guidance(until=settings["cfg_until"], after=settings["cfg_after"], **given)
 
-
-def walked(model, samples: Tensor, prompts: dict, plan: Plan) -> Made:
-    """Both sides with one model, the source first at each step."""
-
-    def algorithm(walk: Walk) -> tuple:
-        return _edited(walk, samples, _source_branch(walk, plan), plan)
-
-    evaluations = 2 * plan.steps * plan.guidance.draws
-    made, count = run(
-        model, samples, plan.sigmas, prompts, algorithm, evaluations=evaluations, reference=SHARED_NOISE
-    )
-    return Made(*made, count.forwards / len(samples))
-
-
-def walked_apart(model, edit_model, samples: Tensor, prompts: dict, plan: Plan) -> Made:
-    """The whole source side first, which does not depend on the edit, then the other model: each is loaded once."""
-    seen: list[Tensor] = []
-    evaluations = plan.steps * plan.guidance.draws
-
-    def look(walk: Walk) -> None:
-        source = _source_branch(walk, plan)
-
-        def kept(x: Tensor, sigma: Tensor, i: int) -> Tensor:
-            seen.append(cpu(source(x, sigma, i)))
-            return x
-
-        plan.walk(kept, lambda x, sigma, i: x, walk.latent_in(samples))
-
-    def algorithm(walk: Walk) -> tuple:
-        before = iter(seen)
-        return _edited(walk, samples, lambda x, sigma, i: next(before).to(x), plan)
-
-    on_source = {name: prompts[name] for name in prompts if name != "target"}
-    _, first = run(model, samples, plan.sigmas, on_source, look, evaluations=evaluations)
-    made, second = run(edit_model, samples, plan.sigmas, prompts, algorithm, evaluations=evaluations)
-    return Made(*made, (first.forwards + second.forwards) / len(samples))
-
-
-def _source_branch(walk: Walk, plan: Plan) -> Callable:
-    prompt, against = walk.prompts["source"].entries, _against(walk)
-    return lambda x, sigma, i: walk.denoise(x, sigma, prompt, against, plan.guidance.source_cfg, branch=Branch.SOURCE)
-
-
-def _against(walk: Walk) -> list:
-    return (walk.prompts.get("negative") or walk.prompts["source"]).entries
-
-
-def _edited(walk: Walk, samples: Tensor, source: Callable, plan: Plan) -> tuple[Tensor, Tensor, Tensor, list[float]]:
-    """(picture, edited, region, change after each step)."""
-    picture, target, against = walk.latent_in(samples), walk.prompts["target"].entries, _against(walk)
-    cfgs, changes = plan.guidance.at(plan.steps), []
-    allowed = None if plan.allowed is None else plan.allowed.to(picture)
-
-    def edit(x: Tensor, sigma: Tensor, i: int) -> Tensor:
-        return walk.denoise(x, sigma, target, against, cfgs[i], branch=Branch.EDIT)
-
-    def region(i: int, change: Tensor) -> Tensor:
-        late = plan.local and i >= round(FOUND_FROM * plan.steps)
-        return _kept(latent_region(change, picture) if late else torch.ones_like(change[:, :1]), allowed)
-
-    def on_step(i: int, edited: Tensor) -> None:
-        changes.append(float((edited - picture).square().mean().sqrt() / picture.std()))
-        walk.progress.reached(round((i + 1) / plan.steps * walk.progress.total), edited)
-
-    edited = plan.walk(source, edit, picture, region=region, on_step=on_step)
-    acted = _kept(latent_region(edited - picture, picture), allowed)
-    return cpu(picture), cpu(edited), cpu(acted), changes
-
-
-def _kept(region: Tensor, allowed: Tensor | None) -> Tensor:
-    return region if allowed is None else region * allowed
-
-
-# ---- what was asked ----
-
-def check(model, edit_model, samples: Tensor, sigmas: Tensor) -> None:
-    """Raises ValueError, before any work, for a picture or models that can't be edited so."""
-    families.check_supported(model, samples)
-    families.check_levels(model, sigmas)
-    if not torch.isfinite(samples).all():
-        raise ValueError("The latent holds values that are not finite. Encode the picture again.")
-    if edit_model is None:
-        return
-    one, other = ((families.describe(m)["latent_format"], families.is_flow(m)) for m in (model, edit_model))
-    if one != other:
-        raise ValueError(
-            f"`model` ({type(model.model).__name__}) and `edit_model` ({type(edit_model.model).__name__}) do not share "
-            "their latents. Use two models of one family."
-        )
-    families.check_levels(edit_model, sigmas)
-
-
-def asked_for(source: Conditioning, target: Conditioning, strength: float, direction) -> Conditioning:
-    """source + strength x ((target - source) + direction), text and pooled; the target itself at strength 1."""
-    if strength == 1 and direction is None:
-        return target
-    before, after = common_tokens(source, target)
-    change = text_of(after, "target") - text_of(before, "source")
-    if direction is not None:
-        each = [direction.for_tokens(n, change.shape[2]) for n in token_counts(after)]
-        change = change + torch.cat(each, dim=1).to(change)
-    pooled = [pooled_of(prompt) for prompt in (before, after)]
-    made = with_text(after, text_of(before, "source") + strength * change)
-    if any(p is None for p in pooled):
-        return made
-    change = pooled[1] - pooled[0]
-    if direction is not None and direction.pooled is not None:
-        change = change + direction.pooled.to(change)
-    return with_pooled(made, pooled[0] + strength * change)
-
-
-def allowed_region(samples: Tensor, *masks: Tensor | None) -> Tensor | None:
-    """[B or 1, 1, H, W] where all masks allow the edit, at the latent's size; None without any."""
-    allowed = None
-    for mask in masks:
-        if mask is None:
-            continue
-        mask = mask.float().reshape(-1, 1, *mask.shape[-2:])
-        if len(mask) not in (1, len(samples)):
-            raise ValueError(f"There are {len(mask)} masks for {len(samples)} pictures. Give one, or one each.")
-        mask = torch.nn.functional.interpolate(mask, size=samples.shape[-2:], mode="area").clamp(0, 1)
-        allowed = mask if allowed is None else allowed * mask
-    return allowed
-
-
-def places_of(latent: dict) -> list[int]:
-    """Which picture of its batch each is: a picture taken out of a batch is edited as it was in there."""
-    return list(latent.get("batch_index") or range(len(latent["samples"])))
-
-
-# ---- what came of it ----
 
 def why_nothing(prompts: dict, edit_model) -> str:
     """What to do where nothing changed."""

@@ -1,0 +1,62 @@
+"""What an edit is asked for: the prompt of the edited side, where it may act, and what can't be edited."""
+
+import torch
+from torch import Tensor
+
+from ..host import families
+from ..host.conditioning import Conditioning, common_tokens, pooled_of, text_of, token_counts, with_pooled, with_text
+
+
+def check(model, edit_model, samples: Tensor, sigmas: Tensor) -> None:
+    """Raises ValueError, before any work, for a picture or models that can't be edited so."""
+    families.check_supported(model, samples)
+    families.check_levels(model, sigmas)
+    if not torch.isfinite(samples).all():
+        raise ValueError("The latent holds values that are not finite. Encode the picture again.")
+    if edit_model is None:
+        return
+    one, other = ((families.latent_format(m), families.is_flow(m)) for m in (model, edit_model))
+    if one != other:
+        raise ValueError(
+            f"`model` ({type(model.model).__name__}) and `edit_model` ({type(edit_model.model).__name__}) do not share "
+            "their latents. Use two models of one family."
+        )
+    families.check_levels(edit_model, sigmas)
+
+
+def asked_for(source: Conditioning, target: Conditioning, strength: float, direction) -> Conditioning:
+    """source + strength x ((target - source) + direction), text and pooled; the target itself at strength 1."""
+    if strength == 1 and direction is None:
+        return target
+    before, after = common_tokens(source, target)
+    change = text_of(after, "target") - text_of(before, "source")
+    if direction is not None:
+        each = [direction.for_tokens(n, change.shape[2]) for n in token_counts(after)]
+        change = change + torch.cat(each, dim=1).to(change)
+    pooled = [pooled_of(prompt) for prompt in (before, after)]
+    made = with_text(after, text_of(before, "source") + strength * change)
+    if any(p is None for p in pooled):
+        return made
+    change = pooled[1] - pooled[0]
+    if direction is not None and direction.pooled is not None:
+        change = change + direction.pooled.to(change)
+    return with_pooled(made, pooled[0] + strength * change)
+
+
+def allowed_region(samples: Tensor, *masks: Tensor | None) -> Tensor | None:
+    """[B or 1, 1, H, W] where all masks allow the edit, at the latent's size; None without any."""
+    allowed = None
+    for mask in masks:
+        if mask is None:
+            continue
+        mask = mask.float().reshape(-1, 1, *mask.shape[-2:])
+        if len(mask) not in (1, len(samples)):
+            raise ValueError(f"There are {len(mask)} masks for {len(samples)} pictures. Give one, or one each.")
+        mask = torch.nn.functional.interpolate(mask, size=samples.shape[-2:], mode="area").clamp(0, 1)
+        allowed = mask if allowed is None else allowed * mask
+    return allowed
+
+
+def places_of(latent: dict) -> list[int]:
+    """Which picture of its batch each is: a picture taken out of a batch is edited as it was in there."""
+    return list(latent.get("batch_index") or range(len(latent["samples"])))

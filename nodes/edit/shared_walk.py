@@ -1,0 +1,135 @@
+"""The walk of a picture and its edit under shared noise, in the host: with one model, or one for each side."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from torch import Tensor, ones_like
+
+from ...mirror_ops.regions.found import latent_region
+from ...mirror_ops.walks.shared_noise import picture_generators, shared_noise
+from ...mirror_ops.walks.trajectory import cpu
+from ..host.attach import SHARED_NOISE
+from ..host.branches import Branch
+from ..host.denoiser import Walk, run
+
+FOUND_FROM = 0.8  # of the walk: earlier the edit has not decided where it acts
+
+
+class Guidance(NamedTuple):
+    """How strongly the edit is asked for along the walk: `cfg` until `until`, `after` from then on."""
+
+    cfg: float
+    until: float
+    after: float
+    source_cfg: float = 1.0
+    draws: int = 1
+    jump: bool = False
+
+    def at(self, steps: int) -> list[float]:
+        """[T] the cfg of each step."""
+        return [self.cfg if i < round(self.until * steps) else self.after for i in range(steps)]
+
+
+class Plan(NamedTuple):
+    """How both sides are walked."""
+
+    sigmas: Tensor
+    guidance: Guidance
+    seed: int
+    places: list[int]  # of the pictures in the batch they came from
+    allowed: Tensor | None  # [B or 1, 1, H, W]
+    local: bool
+    flow: bool
+
+    @property
+    def steps(self) -> int:
+        return len(self.sigmas) - 1
+
+    def walk(self, source, edit, picture: Tensor, **more) -> Tensor:
+        """The edited picture [B, C, H, W], by two branches."""
+        return shared_noise(
+            source, edit, picture, self.sigmas.to(picture), picture_generators(self.seed, self.places), flow=self.flow,
+            draws=self.guidance.draws, jump=self.guidance.jump, **more,
+        )
+
+
+class Made(NamedTuple):
+    """An edit, in model space on the CPU."""
+
+    picture: Tensor
+    edited: Tensor
+    region: Tensor  # [B, 1, H, W] where it acted
+    changes: list[float]  # rms of the edit after each step, relative to the picture's
+    passes: float  # through the network, a picture
+
+
+def walked(model, samples: Tensor, prompts: dict, plan: Plan) -> Made:
+    """Both sides with one model, the source first at each step."""
+
+    def algorithm(walk: Walk) -> tuple:
+        return _edited(walk, samples, _source_branch(walk, plan), plan)
+
+    evaluations = 2 * plan.steps * plan.guidance.draws
+    made, count = run(
+        model, samples, plan.sigmas, prompts, algorithm, evaluations=evaluations, reference=SHARED_NOISE
+    )
+    return Made(*made, count.forwards / len(samples))
+
+
+def walked_apart(model, edit_model, samples: Tensor, prompts: dict, plan: Plan) -> Made:
+    """The whole source side first, which does not depend on the edit, then the other model: each is loaded once."""
+    seen: list[Tensor] = []
+    evaluations = plan.steps * plan.guidance.draws
+
+    def look(walk: Walk) -> None:
+        source = _source_branch(walk, plan)
+
+        def kept(x: Tensor, sigma: Tensor, i: int) -> Tensor:
+            seen.append(cpu(source(x, sigma, i)))
+            return x
+
+        plan.walk(kept, lambda x, sigma, i: x, walk.latent_in(samples))
+
+    def algorithm(walk: Walk) -> tuple:
+        before = iter(seen)
+        return _edited(walk, samples, lambda x, sigma, i: next(before).to(x), plan)
+
+    on_source = {name: prompts[name] for name in prompts if name != "target"}
+    _, first = run(model, samples, plan.sigmas, on_source, look, evaluations=evaluations)
+    made, second = run(edit_model, samples, plan.sigmas, prompts, algorithm, evaluations=evaluations)
+    return Made(*made, (first.forwards + second.forwards) / len(samples))
+
+
+def _source_branch(walk: Walk, plan: Plan) -> Callable:
+    prompt, against = walk.prompts["source"].entries, _against(walk)
+    return lambda x, sigma, i: walk.denoise(x, sigma, prompt, against, plan.guidance.source_cfg, branch=Branch.SOURCE)
+
+
+def _against(walk: Walk) -> list:
+    return (walk.prompts.get("negative") or walk.prompts["source"]).entries
+
+
+def _edited(walk: Walk, samples: Tensor, source: Callable, plan: Plan) -> tuple[Tensor, Tensor, Tensor, list[float]]:
+    """(picture, edited, region, change after each step)."""
+    picture, target, against = walk.latent_in(samples), walk.prompts["target"].entries, _against(walk)
+    cfgs, changes = plan.guidance.at(plan.steps), []
+    allowed = None if plan.allowed is None else plan.allowed.to(picture)
+
+    def edit(x: Tensor, sigma: Tensor, i: int) -> Tensor:
+        return walk.denoise(x, sigma, target, against, cfgs[i], branch=Branch.EDIT)
+
+    def region(i: int, change: Tensor) -> Tensor:
+        late = plan.local and i >= round(FOUND_FROM * plan.steps)
+        return _kept(latent_region(change, picture) if late else ones_like(change[:, :1]), allowed)
+
+    def on_step(i: int, edited: Tensor) -> None:
+        changes.append(float((edited - picture).square().mean().sqrt() / picture.std()))
+        walk.progress.reached(round((i + 1) / plan.steps * walk.progress.total), edited)
+
+    edited = plan.walk(source, edit, picture, region=region, on_step=on_step)
+    acted = _kept(latent_region(edited - picture, picture), allowed)
+    return cpu(picture), cpu(edited), cpu(acted), changes
+
+
+def _kept(region: Tensor, allowed: Tensor | None) -> Tensor:
+    return region if allowed is None else region * allowed
