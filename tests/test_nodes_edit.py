@@ -189,7 +189,7 @@ def test_the_edit_shows_at_every_step_and_an_interrupt_leaves_nothing_patched(ru
 @pytest.mark.parametrize("changes, says", [
     ({"latent": lambda: tiny.pictures(channels=16)}, "16 channels"),
     ({"latent": lambda: {"samples": torch.full((1, 4, 8, 8), torch.nan)}}, "not finite"),
-    ({"mask": lambda: torch.ones(3, 8, 8)}, "3 masks for 1 pictures"),
+    ({"mask": lambda: torch.ones(3, 8, 8)}, "3 masks in `mask` for 1 picture"),
     ({"edit_model": tiny.flow}, "do not share"),
 ])
 def test_what_does_not_fit_is_refused_in_words(run_graph, changes, says):

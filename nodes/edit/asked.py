@@ -1,18 +1,19 @@
 """What an edit is asked for: the prompt of the edited side, where it may act, and what can't be edited."""
 
+import math
+
 import torch
 from torch import Tensor
 
 from ..host import families
 from ..host.conditioning import Conditioning, common_tokens, pooled_of, text_of, token_counts, with_pooled, with_text
+from ..host.values import mask_at
 
 
 def check(model, edit_model, samples: Tensor, sigmas: Tensor) -> None:
     """Raises ValueError, before any work, for a picture or models that can't be edited so."""
     families.check_supported(model, samples)
     families.check_levels(model, sigmas)
-    if not torch.isfinite(samples).all():
-        raise ValueError("The latent holds values that are not finite. Encode the picture again.")
     if edit_model is None:
         return
     one, other = ((families.latent_format(m), families.is_flow(m)) for m in (model, edit_model))
@@ -43,18 +44,11 @@ def asked_for(source: Conditioning, target: Conditioning, strength: float, direc
     return with_pooled(made, pooled[0] + strength * change)
 
 
-def allowed_region(samples: Tensor, *masks: Tensor | None) -> Tensor | None:
-    """[B or 1, 1, H, W] where all masks allow the edit, at the latent's size; None without any."""
-    allowed = None
-    for mask in masks:
-        if mask is None:
-            continue
-        mask = mask.float().reshape(-1, 1, *mask.shape[-2:])
-        if len(mask) not in (1, len(samples)):
-            raise ValueError(f"There are {len(mask)} masks for {len(samples)} pictures. Give one, or one each.")
-        mask = torch.nn.functional.interpolate(mask, size=samples.shape[-2:], mode="area").clamp(0, 1)
-        allowed = mask if allowed is None else allowed * mask
-    return allowed
+def allowed_region(samples: Tensor, **masks: Tensor | None) -> Tensor | None:
+    """[B or 1, 1, H, W] where all masks allow the edit, at the latent's size; None without any. Raises ValueError for a
+    wrong number of masks."""
+    fitted = [mask_at(mask, samples, f"`{name}`") for name, mask in masks.items() if mask is not None]
+    return math.prod(fitted) if fitted else None
 
 
 def places_of(latent: dict) -> list[int]:

@@ -6,6 +6,7 @@ from comfy_api.latest import io
 from ...mirror_ops.directions.direction import EditDirection
 from ..host import families
 from ..host.conditioning import check_batch, text_of
+from ..host.values import SEEDS
 from ..reports import shown
 from ..types import DirectionType, category
 from .asked import allowed_region, asked_for, check, places_of
@@ -59,12 +60,10 @@ class MirrorEdit(io.ComfyNode):
         prompts |= {} if negative is None else {"negative": negative}
         for name, prompt in prompts.items():
             check_batch(text_of(prompt, name), len(samples))
-        allowed = allowed_region(samples, mask, latent.get("noise_mask"))
+        allowed = allowed_region(samples, mask=mask, noise_mask=latent.get("noise_mask"))
         plan = Plan(sigmas, chosen(settings), seed, places_of(latent), allowed, region == AUTO, families.is_flow(model))
         made = walked(model, samples, prompts, plan) if edit_model is None else (
             walked_apart(model, edit_model, samples, prompts, plan))
-        if not torch.isfinite(made.edited).all():
-            raise ValueError("The edit is not finite. Lower cfg or strength, or take another scheduler.")
         told = report(made, plan, why_nothing(prompts, edit_model))
         edited = {**latent, "samples": model.model.process_latent_out(made.edited)}
         return io.NodeOutput(edited, made.region[:, 0], told, ui=shown(told))
@@ -91,7 +90,7 @@ def _edit_inputs() -> list:
             tooltip="How much of the edit: 0 none, 1 as the target says, more exaggerates, negative is the opposite.",
         ),
         io.Int.Input(
-            "seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=False,
+            "seed", default=0, **SEEDS, control_after_generate=False,
             tooltip="Of the noise. Another seed is another answer where the picture leaves it open.",
         ),
         io.Combo.Input("region", options=[AUTO, EVERYWHERE], default=AUTO, tooltip=(
