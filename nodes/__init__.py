@@ -13,7 +13,7 @@ from comfy_api.latest import ComfyExtension, io
 
 from .host.values import guarded
 
-FOLDERS = ("edit", "mirror", "guidance", "attention", "cycle", "measure", "files", "demo")  # in the docs' order
+FOLDERS = ("edit", "mirror", "guidance", "attention", "cycle", "measure", "files", "distil", "demo")  # as in the docs
 
 
 def found() -> list[type[io.ComfyNode]]:

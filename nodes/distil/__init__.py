@@ -1,0 +1,1 @@
+"""Nodes that distil an edit into a small network: pairs, training, and use."""

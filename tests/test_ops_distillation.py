@@ -1,0 +1,192 @@
+"""Distilled edits: the network, its file, its training, and what it is trained on."""
+import dataclasses
+
+import pytest
+import torch
+from PIL import Image
+
+from mirror_ops.distillation import network, pairs, training
+from mirror_ops.distillation.losses import gradient_loss, pixel_loss, target
+from mirror_ops.distillation.network import Shape
+from mirror_ops.distillation.pairs import Pair, Rule, figures_of, read_pairs, write_pair
+from mirror_ops.distillation.training import Plan, State, train
+
+SMALL = Shape(8, (1, 1), 1, (1, 1))
+
+
+def pair(seed: int, side: int = 32) -> Pair:
+    """A noisy picture with a green square, which is turned red."""
+    generator = torch.Generator().manual_seed(seed)
+    before = torch.randint(90, 160, (3, side, side), generator=generator, dtype=torch.uint8)
+    top, left = (int(torch.randint(side // 2, (), generator=generator)) for _ in range(2))
+    square = (slice(None), slice(top, top + side // 2), slice(left, left + side // 2))
+    before[square] = torch.tensor([30, 220, 30], dtype=torch.uint8)[:, None, None]
+    after, region = before.clone(), torch.zeros(1, side, side, dtype=torch.uint8)
+    region[square] = 255
+    after[square] = torch.tensor([220, 30, 30], dtype=torch.uint8)[:, None, None]
+    return Pair(before, after, region)
+
+
+def stirred(seed: int = 0, shape: Shape = SMALL):
+    """A network that has left its beginning, as training does."""
+    made = network.make(shape)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for weight in network.learnt(made).values():
+            weight.add_(0.2 * torch.randn(weight.shape, generator=generator))
+    return made.eval()
+
+
+def test_a_new_network_returns_the_picture():
+    x = torch.rand(2, 3, 40, 56)
+    assert torch.equal(network.make(SMALL)(x), x)
+
+
+def test_the_file_is_what_spandrel_reads_and_says_how_it_was_made(tmp_path):
+    made, path = stirred(), tmp_path / "edit.safetensors"
+    network.save(made, path, {"edit": "fox to dog"})
+    assert network.about(path) == {"edit": "fox to dog"}
+    x = torch.rand(1, 3, 32, 32)
+    with torch.no_grad():
+        wanted = made(x)
+        assert (network.load(path)(x) - wanted).abs().max() < 5e-3 * wanted.abs().max(), "half precision"
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"\xff" * 200])
+def test_another_file_is_refused_in_a_sentence(tmp_path, content):
+    path = tmp_path / "other.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="other.safetensors"):
+        network.load(path)
+
+
+def test_what_is_far_away_changes_nothing():
+    """NAFNet's own channel attention would carry any pixel to all others; without it tiles meet."""
+    made, x = stirred(), torch.rand(1, 3, 32, 256)
+    far = x.clone()
+    far[..., 200:] = torch.rand(1, 3, 32, 56)
+    with torch.no_grad():
+        assert torch.equal(made(x)[..., :100], made(far)[..., :100])
+        for name, weight in made.named_parameters():
+            if ".sca." in name:
+                weight.copy_(torch.randn_like(weight))
+        assert not torch.equal(made(x)[..., :100], made(far)[..., :100])
+
+
+def test_stopped_and_taken_up_again_it_goes_on_to_the_same_weights(tmp_path):
+    plan = Plan(steps=12, batch=2, size=32, shape=SMALL)
+    data = [pair(k) for k in range(5)]
+    straight = State(plan)
+    train(straight, data)
+
+    def stop(state, losses):
+        if state.step == 7:     # after the discriminator has begun
+            raise KeyboardInterrupt
+
+    stopped = State(plan)
+    with pytest.raises(KeyboardInterrupt):
+        train(stopped, data, stop)
+    stopped.save(tmp_path / "training.pt")
+    again = State.load(tmp_path / "training.pt", plan)
+    assert again.step == 7
+    train(again, data)
+    for one, other in zip(straight.averaged().parameters(), again.averaged().parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_another_plans_or_a_damaged_training_is_not_taken_up(tmp_path):
+    plan, path = Plan(steps=4, batch=2, size=32, shape=SMALL), tmp_path / "training.pt"
+    assert State.load(path, plan) is None
+    State(plan).save(path)
+    assert State.load(path, dataclasses.replace(plan, rate=1e-4)) is None
+    path.write_bytes(path.read_bytes()[:1000])
+    assert State.load(path, plan) is None
+
+
+def test_an_edit_is_learnt_and_the_rest_is_kept():
+    torch.manual_seed(0)
+    data = [pair(k) for k in range(12)]
+    state = State(Plan(steps=150, batch=4, size=32, adversarial=0.0, shape=SMALL))
+    train(state, data)
+    unseen = pair(99)
+    before, after, region = (part[None].float() / 255 for part in (unseen.before, unseen.after, unseen.region))
+    with torch.no_grad():
+        made = state.averaged()(before)
+    error, floor = ((x - after).square() for x in (made, before))
+    inside = region.expand_as(error) > 0
+    assert error[inside].mean() < 0.1 * floor[inside].mean()
+    assert (made - before)[~inside].square().mean() < 0.1 * floor[inside].mean()
+
+
+def test_outside_its_region_the_teacher_is_not_followed():
+    before, after = torch.rand(1, 3, 8, 8), torch.rand(1, 3, 8, 8)
+    region = torch.zeros(1, 1, 8, 8)
+    region[..., :4] = 1
+    wanted = target(before, after, region)
+    assert torch.equal(wanted[..., :4], after[..., :4]) and torch.equal(wanted[..., 4:], before[..., 4:])
+    inside, outside = wanted.clone(), wanted.clone()
+    inside[..., 0] += 0.1
+    outside[..., 7] += 0.1
+    assert pixel_loss(inside, wanted, region) > 4 * pixel_loss(outside, wanted, region) > 0
+    assert gradient_loss(wanted + 0.3, wanted) < 1e-6 < gradient_loss(inside, wanted)
+
+
+@pytest.mark.parametrize("figures, problem", [
+    ({"region": 0.2, "outside": 40.0}, ""),
+    ({"region": 0.0, "outside": 99.0}, "region is 0.0%"),
+    ({"region": 0.95, "outside": 40.0}, "region is 95.0%"),
+    ({"region": 0.2, "outside": 12.0}, "12.0 dB"),
+    ({"region": 0.2, "outside": 40.0, "score": -1.0}, "score is -1"),
+    ({"region": 0.2, "outside": 40.0, "score": float("nan")}, "score is nan"),
+])
+def test_the_rule_says_what_is_wrong(figures, problem):
+    said = Rule().why_not(figures)
+    assert problem in said if problem else said == ""
+
+
+def kept(folder, count: int = 8, side: int = 32):
+    for k in range(count):
+        one = [part[None].float() / 255 for part in dataclasses.astuple(pair(k, side))]
+        write_pair(folder, f"{k:03}", *one, figures_of(*one))
+
+
+def test_pairs_come_back_as_they_were(tmp_path):
+    kept(tmp_path)
+    back = read_pairs(tmp_path)
+    assert len(back) == 8
+    for k, one in enumerate(back):
+        assert all(map(torch.equal, dataclasses.astuple(one), dataclasses.astuple(pair(k))))
+
+
+def test_what_is_wrong_with_a_folder_is_said(tmp_path):
+    with pytest.raises(ValueError, match="0 kept pairs"):
+        read_pairs(tmp_path / "nowhere")
+    kept(tmp_path)
+    (tmp_path / "after" / "003.png").write_bytes(b"no picture")
+    with pytest.raises(ValueError, match="003.png can't be read"):
+        read_pairs(tmp_path)
+    Image.new("RGB", (16, 32)).save(tmp_path / "after" / "003.png")
+    with pytest.raises(ValueError, match="003 .* unlike sizes"):
+        read_pairs(tmp_path)
+
+
+def test_every_pair_is_drawn_once_a_round():
+    plan, data = Plan(batch=4, size=32), [pair(k) for k in range(8)]
+    first = [training.drawn(data, plan, step, torch.device("cpu"))[0] for step in (0, 1)]
+    seen = {tuple(sorted(picture.flatten().tolist())) for batch in first for picture in batch}
+    assert len(seen) == 8
+
+
+def test_a_half_written_pair_is_no_pair(tmp_path, monkeypatch):
+    kept(tmp_path, 8)
+    one = [part[None].float() / 255 for part in dataclasses.astuple(pair(9))]
+
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", full)
+    with pytest.raises(OSError):
+        write_pair(tmp_path, "009", *one, figures_of(*one))
+    monkeypatch.undo()
+    assert len(read_pairs(tmp_path)) == 8 and not list(tmp_path.rglob("*.partial"))
+    assert pairs.FIGURES
