@@ -8,7 +8,7 @@ BENCHES = {"demo-model": "bench.demo_model", "reconstruction": "bench.reconstruc
            "memory": "bench.memory",
            "latent-guidance": "bench.latent_guidance",
            "folders": "bench.folders",
-           "edits": "bench.edits", "pie": "bench.pie"}
+           "edits": "bench.edits", "distil": "bench.distil", "pie": "bench.pie"}
 
 
 def main(argv: list[str]) -> int:

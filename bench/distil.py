@@ -1,0 +1,139 @@
+"""A distilled edit against its teacher: as right, as sharp, and how much faster.
+
+Held-out scenes, edited by the graph that taught the network (the same words for all pictures) and by the network as stock
+Upscale Image (using Model) runs it. inside, outside: PSNR in dB against the exact answer where it differs from the
+picture, and against the picture elsewhere; hit: the classifier sees what was asked for; sharpness: energy of the finest
+band inside the region, against the exact answer's. Times are processor time of one thread.
+
+Rows beside the shipped file are trained by --train: the same network on the renderer's exact pairs (the bound), and
+without the adversarial loss.
+"""
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mirror_ops.distillation import network
+from mirror_ops.measure.within import psnr_within
+
+from .table import show, write
+from .world import world
+
+SHIPPED = ("fox", "dog")
+
+
+def main(argv: list[str]) -> int:
+    args = parse(argv)
+    distil = world().host.pack_module("demo.distil")
+    seeds = range(world().scene.HELD_OUT, world().scene.HELD_OUT + args.scenes)
+    before, answer, region = scenes(distil, seeds)
+    teacher, teacher_seconds = taught(distil, before, seeds)
+    rows = [row("teacher", teacher, before, answer, region, teacher_seconds)]
+    files = {"network": distil.EDITS / f"{SHIPPED[0]}_to_{SHIPPED[1]}.safetensors", **others(distil, args)}
+    for name, file in files.items():
+        if file.is_file():
+            made, seconds = run_network(file, before)
+            rows.append(row(name, made, before, answer, region, seconds))
+    rows.append(row("no edit", before, before, answer, region, 0.0))
+    show([{k: v if isinstance(v, str) else round(v, 3) for k, v in r.items()} for r in rows],
+         f"{SHIPPED[0]} to {SHIPPED[1]}, {len(seeds)} held-out pictures")
+    figures = summary(rows, files["network"])
+    show([figures], "the shipped file")
+    write(args.json or Path("output", "distil.json"), {"rows": rows, "figures": figures})
+    return 0
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    from harness.environment import cache_root
+    parser = argparse.ArgumentParser(prog="run.py bench distil", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--scenes", type=int, default=32, help="held-out pictures (default 32)")
+    parser.add_argument("--train", type=int, metavar="STEPS", help="also train the rows beside the shipped file")
+    parser.add_argument("--folder", type=Path, default=cache_root() / "distil", help="of the rows that --train makes")
+    parser.add_argument("--json", type=Path)
+    return parser.parse_args(argv)
+
+
+def scenes(distil, seeds: range) -> tuple[Tensor, Tensor, Tensor]:
+    """(pictures, exact answers [B, 3, H, W] in [0, 1], where they differ [B, 1, H, W])."""
+    pairs = distil.exact_pairs(seeds, *SHIPPED)
+    return tuple(torch.stack([getattr(pair, part) for pair in pairs]).float() / 255
+                 for part in ("before", "after", "region"))
+
+
+def taught(distil, before: Tensor, seeds: range) -> tuple[Tensor, float]:
+    """(the teacher's edits of held-out pictures, seconds of each): the graph itself, in this process."""
+    from folders.runner import Runner
+    from PIL import Image
+    host = world().host
+    runner, made = Runner(distil.teacher(host, *SHIPPED), host), []
+    started = time.process_time()
+    for k, seed in enumerate(seeds):
+        content = png(Image.fromarray((before[k] * 255).round().byte().permute(1, 2, 0).numpy()))
+        made.append(runner(content, ".png", seed).after[0, ..., :3].movedim(-1, 0))
+    return torch.stack(made), (time.process_time() - started) / len(seeds)
+
+
+def png(image) -> bytes:
+    import io
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return file.getvalue()
+
+
+def run_network(file: Path, before: Tensor) -> tuple[Tensor, float]:
+    """(the network's edits, seconds of each), picture by picture."""
+    training = world().host.pack_module("nodes.host.training")
+    model = training.as_upscale_model(file)
+    training.upscaled(model, before[:1].movedim(1, -1))
+    started = time.process_time()
+    made = [training.upscaled(model, picture[None].movedim(1, -1)).movedim(-1, 1) for picture in before]
+    return torch.cat(made), (time.process_time() - started) / len(before)
+
+
+def others(distil, args) -> dict[str, Path]:
+    """{row: file} of the networks that are there to compare with; --train makes them."""
+    kinds = {"on exact pairs (bound)": ("--exact",), "without the adversarial loss": ("--loss", "pixels")}
+    files = {name: args.folder / f"bench {k}.safetensors" for k, name in enumerate(kinds)}
+    for name, options in kinds.items():
+        if args.train and not files[name].is_file():
+            distil.main([*options, "--steps", str(args.train), "--out", str(files[name])])
+    return files
+
+
+def row(name: str, made: Tensor, before: Tensor, answer: Tensor, region: Tensor, seconds: float) -> dict:
+    seen = world().attributes(made.movedim(1, -1))
+    return {
+        "row": name, "hit": float(np.mean([s["species"] == SHIPPED[1] for s in seen])),
+        "inside": float(psnr_within(made, answer, region).mean()),
+        "outside": float(psnr_within(made, before, 1 - region).clamp(max=99).mean()),
+        "sharpness": sharpness(made, answer, region), "seconds": seconds,
+    }
+
+
+def sharpness(made: Tensor, answer: Tensor, region: Tensor) -> float:
+    """Energy of the finest band (a picture less its 3 x 3 mean) inside the region, over the exact answer's."""
+    def energy(picture: Tensor) -> Tensor:
+        fine = picture - torch.nn.functional.avg_pool2d(picture, 3, 1, 1, count_include_pad=False)
+        return (fine.square() * region).sum(dim=(1, 2, 3))
+
+    return float((energy(made) / energy(answer)).mean())
+
+
+def summary(rows: list[dict], file: Path) -> dict:
+    """The shipped file's figures."""
+    teacher, made = (next((r for r in rows if r["row"] == name), None) for name in ("teacher", "network"))
+    if made is None:
+        return {}
+    minutes = network.about(file)["minutes"]
+    return {
+        "hit_ratio": made["hit"] / max(teacher["hit"], 1e-9), "inside_gain": made["inside"] - teacher["inside"],
+        "outside": made["outside"], "speedup": teacher["seconds"] / made["seconds"],
+        "pictures_per_second": 1 / made["seconds"], "file_mb": file.stat().st_size / 1e6,
+        "minutes": sum(minutes.values()),
+    }

@@ -1,0 +1,181 @@
+"""Distils an edit of the embedded world into a small network: python run.py distil.
+
+Scenes are drawn to a folder, edited there by a shipped graph (the folder job of `run.py translate`: stopped, it goes on),
+the good edits are kept as pairs, and a network is trained on them. The file says how it was made and what it can do.
+"""
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from .classifier import attributes
+from .classifier import load as load_classifier
+from .render import render
+from .scene import Scene, scene
+
+EDITS = Path(__file__).parent / "edits"
+WORKFLOW = Path(__file__).parents[1] / "workflows" / "edit_your_picture.json"
+WORDS = {"source": "a photo of a {}", "target": "a photo of a {}"}
+ATTRIBUTE = "species"
+LOSSES = {"adversarial": 0.01, "pixels": 0.0}
+
+
+def main(argv: list[str]) -> int:
+    args = parse(argv)
+    folder = args.folder / f"{args.source} to {args.target}"
+    minutes = {}
+    if args.exact:
+        pairs, share = exact_pairs(range(args.pictures), args.source, args.target), 1.0
+    else:
+        pairs, share = taught(args, folder, minutes)
+    print(f"{len(pairs)} pairs, {share:.0%} of the pictures", flush=True)
+    edit, minutes["training"] = trained(args, pairs, folder)
+    file = args.out or EDITS / f"{args.source}_to_{args.target}.safetensors"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    save(edit, file, args, len(pairs), share, minutes)
+    print(f"wrote {file}: {file.stat().st_size / 1e6:.2f} MB; minutes of processor time: {json.dumps(minutes)}")
+    return 0
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    from harness.environment import cache_root
+    parser = argparse.ArgumentParser(prog="run.py distil", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--source", default="fox", help="species in the pictures (default fox)")
+    parser.add_argument("--target", default="dog", help="species instead (default dog)")
+    parser.add_argument("--pictures", type=int, default=400, help="pictures to edit (default 400)")
+    parser.add_argument("--steps", type=int, default=3000, help="of training (default 3000)")
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--loss", choices=LOSSES, default="adversarial")
+    parser.add_argument("--exact", action="store_true", help="learn from the renderer's exact answers: the bound")
+    parser.add_argument("--folder", type=Path, default=cache_root() / "distil", help="for pictures and unfinished work")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="default: demo/edits/SOURCE_to_TARGET.safetensors")
+    return parser.parse_args(argv)
+
+
+def before_and_after(seed: int, source: str, target: str) -> tuple[Scene, Scene]:
+    start = scene(seed).with_(**{ATTRIBUTE: source})
+    return start, start.with_(**{ATTRIBUTE: target})
+
+
+def pixels(image: Image.Image) -> Tensor:
+    """uint8 [C, H, W]."""
+    array = np.array(image)
+    return torch.from_numpy(array.reshape(*array.shape[:2], -1)).permute(2, 0, 1).contiguous()
+
+
+def exact_pairs(seeds: range, source: str, target: str) -> list:
+    """Pairs whose second picture is the renderer's own answer."""
+    from mirror_ops.distillation.pairs import Pair
+
+    from .render import difference_mask
+    made = []
+    for seed in seeds:
+        one, other = (render(s) for s in before_and_after(seed, source, target))
+        region = torch.from_numpy(difference_mask(one, other)).byte()[None] * 255
+        made.append(Pair(pixels(one), pixels(other), region))
+    return made
+
+
+def taught(args, folder: Path, minutes: dict) -> tuple[list, float]:
+    """(pairs by the shipped graph, share of the pictures that the rule keeps)."""
+    pictures, edits = folder / "pictures", folder / "edits"
+    draw(pictures, args.pictures, args.source, args.target)
+    started = time.process_time()
+    translate(pictures, edits, args.source, args.target)
+    minutes["pairs"] = round((time.process_time() - started) / 60, 1)
+    return kept_pairs(pictures, edits, range(args.pictures), args.target)
+
+
+def draw(folder: Path, count: int, source: str, target: str) -> None:
+    """The scenes as PNG files, which `translate` then finds; what is there already stays."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for seed in range(count):
+        file = folder / f"{seed:06}.png"
+        if not file.exists():
+            render(before_and_after(seed, source, target)[0]).save(file)
+
+
+def settings(source: str, target: str) -> list[str]:
+    """What the graph is told: the same words for every picture."""
+    words = {"what is in the picture": WORDS["source"].format(source),
+             "what should be there": WORDS["target"].format(target)}
+    return [f"{title}.text={text}" for title, text in words.items()]
+
+
+def teacher(host, source: str, target: str):
+    """The graph whose edit is distilled, ready for a folder's pictures."""
+    from folders.graph import prepare, read
+    from folders.runner import classes_of
+    nodes = read(WORKFLOW, host)
+    return prepare(nodes, classes_of(nodes, host), settings(source, target))
+
+
+def translate(pictures: Path, edits: Path, source: str, target: str) -> None:
+    """The folder job; raises SystemExit with its own words if it can't be done."""
+    from folders.command import main as job
+    given = [f"--set={setting}" for setting in settings(source, target)]
+    if job([str(pictures), str(edits), "--workflow", str(WORKFLOW), "--cpu", *given]):
+        sys.exit(1)
+
+
+def kept_pairs(pictures: Path, edits: Path, seeds: range, target: str) -> tuple[list, float]:
+    """(pairs that the rule keeps, their share): the region is where the graph changed the picture; the score is 1
+    where the classifier sees what was asked for, and must be."""
+    from mirror_ops.distillation.pairs import Pair, Rule, figures_of
+    from mirror_ops.regions.found import picture_region
+    classifier, rule, made = load_classifier(), Rule(least_score=1.0), []
+    for seed in seeds:
+        before, after = (pixels(Image.open(place / f"{seed:06}.png").convert("RGB")) for place in (pictures, edits))
+        one, other = (part[None].float() / 255 for part in (before, after))
+        region = picture_region(one, other)
+        [seen] = attributes(classifier, other.movedim(1, -1))
+        if not rule.why_not(figures_of(one, other, region, float(seen[ATTRIBUTE] == target))):
+            made.append(Pair(before, after, (region[0] * 255).round().byte()))
+    return made, len(made) / max(1, len(seeds))
+
+
+def trained(args, pairs: list, folder: Path) -> tuple:
+    """(network, minutes of processor time): resumable; a line of progress and a sheet of pictures on the way."""
+    from mirror_ops.distillation.training import Plan, State, train
+    plan = Plan(steps=args.steps, batch=args.batch, adversarial=LOSSES[args.loss])
+    kind = "exact" if args.exact else "taught"
+    unfinished = folder / f"training-{kind}-{args.loss}-{len(pairs)}.pt"
+    folder.mkdir(parents=True, exist_ok=True)
+    state = State.load(unfinished, plan) or State(plan)
+    begun, first, spent = time.process_time(), state.step, 0.0
+
+    def on_step(state, losses: dict) -> None:
+        nonlocal spent
+        spent = time.process_time() - begun
+        if state.step % 25 == 0 or state.step == plan.steps:
+            left = spent / (state.step - first) * (plan.steps - state.step) / 60
+            words = ", ".join(f"{name} {value:.4f}" for name, value in losses.items())
+            print(f"\rstep {state.step} of {plan.steps}: {words}; {left:.1f} minutes of processor time left   ", end="",
+                  flush=True)
+        if state.step % 200 == 0:
+            state.save(unfinished)
+
+    try:
+        train(state, pairs, on_step)
+    finally:
+        state.save(unfinished)
+        print()
+    return state.averaged(), round(spent / 60 * plan.steps / max(1, plan.steps - first), 1)
+
+
+def save(edit, file: Path, args, pairs: int, share: float, minutes: dict) -> None:
+    from mirror_ops.distillation import network
+    network.save(edit, file, {
+        "edit": f"{args.source} to {args.target}", "pairs": pairs, "share_kept": round(share, 3), "steps": args.steps,
+        "batch": args.batch, "loss": args.loss, "exact_pairs": args.exact, "minutes": minutes,
+        "made_by": "python run.py distil",
+    })
