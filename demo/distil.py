@@ -130,8 +130,9 @@ def translate(pictures: Path, edits: Path, source: str, target: str) -> None:
 def kept_pairs(pictures: Path, edits: Path, seeds: range, target: str) -> tuple[list, float]:
     """(pairs that the rule keeps, their share): the region is where the graph changed the picture; the score is 1
     where the classifier sees what was asked for, and must be."""
-    from mirror_ops.distillation.pairs import Pair, Rule, figures_of
     from mirror_ops.regions.found import picture_region
+
+    from mirror_ops.distillation.pairs import Pair, Rule, figures_of
     classifier, rule, made = load_classifier(), Rule(least_score=1.0), []
     for seed in seeds:
         before, after = (pixels(Image.open(place / f"{seed:06}.png").convert("RGB")) for place in (pictures, edits))
