@@ -1,5 +1,5 @@
-"""One command for everything: python run.py demo | test | serve | translate | ray | bench | train | graphs | marks |
-locales | lint.
+"""One command for everything: python run.py demo | test | serve | translate | ray | bench | train | distil |
+graphs | marks | locales | lint.
 
     demo    run the shipped graphs through a real ComfyUI and write pictures and a report to output/
     test    run the tests (further arguments go to pytest)
@@ -8,6 +8,7 @@ locales | lint.
     ray     Ray's own command, to start the nodes of a cluster for `translate --ray`
     bench   measure: python run.py bench [NAME] [--json FILE]
     train   make the weights of the demo model again
+    distil  an edit of the embedded world as a small network that runs in real time
     graphs  write the template graphs in workflows/ again
     marks   draw the icon and the banner in docs/ again
     locales write the editor's words in other languages again, from locales/words.csv
@@ -34,8 +35,8 @@ from pathlib import Path
 OLDEST, NEWEST = (3, 10), (3, 14)
 INSIDE = "MIRROR_INSIDE"            # set for the process that runs in the environment
 ONE_THREAD = ("demo", "test", "serve")      # quickest for small models, by far where cores are shared
-MODULES = {"demo": "demo.run_demo", "bench": "bench.run", "train": "demo.train", "graphs": "demo.graphs",
-           "marks": "demo.marks", "locales": "harness.locales",
+MODULES = {"demo": "demo.run_demo", "bench": "bench.run", "train": "demo.train", "distil": "demo.distil",
+           "graphs": "demo.graphs", "marks": "demo.marks", "locales": "harness.locales",
            "translate": "folders.command", "ray": "folders.ray_job"}
 
 

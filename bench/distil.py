@@ -1,8 +1,8 @@
 """A distilled edit against its teacher: as right, as sharp, and how much faster.
 
-Held-out scenes, edited by the graph that taught the network (the same words for all pictures) and by the network as stock
-Upscale Image (using Model) runs it. inside, outside: PSNR in dB against the exact answer where it differs from the
-picture, and against the picture elsewhere; hit: the classifier sees what was asked for; sharpness: energy of the finest
+Held-out scenes, edited by the graph that taught the network (the same words for all pictures) and by the network as
+stock Upscale Image (using Model) runs it. inside, outside: PSNR in dB against the exact answer where it differs from
+the picture, and against the picture elsewhere; hit: the classifier sees what was asked for; sharpness: energy of the finest
 band inside the region, against the exact answer's. Times are processor time of one thread.
 
 Rows beside the shipped file are trained by --train: the same network on the renderer's exact pairs (the bound), and
@@ -68,8 +68,9 @@ def scenes(distil, seeds: range) -> tuple[Tensor, Tensor, Tensor]:
 
 def taught(distil, before: Tensor, seeds: range) -> tuple[Tensor, float]:
     """(the teacher's edits of held-out pictures, seconds of each): the graph itself, in this process."""
-    from folders.runner import Runner
     from PIL import Image
+
+    from folders.runner import Runner
     host = world().host
     runner, made = Runner(distil.teacher(host, *SHIPPED), host), []
     started = time.process_time()

@@ -1,7 +1,7 @@
 """Distils an edit of the embedded world into a small network: python run.py distil.
 
-Scenes are drawn to a folder, edited there by a shipped graph (the folder job of `run.py translate`: stopped, it goes on),
-the good edits are kept as pairs, and a network is trained on them. The file says how it was made and what it can do.
+Scenes are drawn to a folder, edited there by a shipped graph (the folder job of `run.py translate`: stopped, it goes
+on), the good edits are kept as pairs, and a network is trained on them. The file says how it was made.
 """
 from __future__ import annotations
 
@@ -130,9 +130,8 @@ def translate(pictures: Path, edits: Path, source: str, target: str) -> None:
 def kept_pairs(pictures: Path, edits: Path, seeds: range, target: str) -> tuple[list, float]:
     """(pairs that the rule keeps, their share): the region is where the graph changed the picture; the score is 1
     where the classifier sees what was asked for, and must be."""
-    from mirror_ops.regions.found import picture_region
-
     from mirror_ops.distillation.pairs import Pair, Rule, figures_of
+    from mirror_ops.regions.found import picture_region
     classifier, rule, made = load_classifier(), Rule(least_score=1.0), []
     for seed in seeds:
         before, after = (pixels(Image.open(place / f"{seed:06}.png").convert("RGB")) for place in (pictures, edits))

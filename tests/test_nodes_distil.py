@@ -62,13 +62,11 @@ def test_stock_nodes_run_the_trained_file(run_graph):
 
 def test_tiles_of_a_large_picture_meet(host, run_graph):
     """Upscale Image (using Model) cuts pictures above 512 pixels into tiles that overlap by 32."""
-    network = host.pack_module("mirror_ops.distillation.network")
-    made = network.make(network.Shape(8, (1, 1), 1, (1, 1)))
-    generator = torch.Generator().manual_seed(0)
+    network, training = (host.pack_module(name) for name in ("mirror_ops.distillation.network", "nodes.host.training"))
+    made, generator = network.make(network.Shape(8, (1, 1), 1, (1, 1))), torch.Generator().manual_seed(0)
     with torch.no_grad():
         for weight in network.learnt(made).values():
             weight.add_(0.05 * torch.randn(weight.shape, generator=generator))
-    training = host.pack_module("nodes.host.training")
     network.save(made, training.model_file("tiles"), {})
     picture = torch.rand(1, 96, 800, 3, generator=generator)
     g = Graph()
@@ -77,8 +75,7 @@ def test_tiles_of_a_large_picture_meet(host, run_graph):
     found = run_graph(g).outputs[tiled.id][0]
     with torch.no_grad():
         whole = network.load(training.model_file("tiles"))(picture.movedim(-1, 1)).clamp(0, 1).movedim(1, -1)
-    assert (whole - picture).abs().max() > 0.05, "it does something"
-    assert (found - whole).abs().max() < 2e-3
+    assert (found - whole).abs().max() < 0.05 * (whole - picture).abs().max()
 
 
 def test_stopped_and_queued_again_the_training_ends_the_same(host, run_graph, monkeypatch):
@@ -86,7 +83,6 @@ def test_stopped_and_queued_again_the_training_ends_the_same(host, run_graph, mo
     gather(g, "halted")
     run_graph(g)
     straight = trained(run_graph, "halted", steps=8)[0].model.state_dict()
-    network, node = (host.pack_module(name) for name in ("mirror_ops.distillation.network", "nodes.distil.train"))
     training = host.pack_module("nodes.host.training")
     reached = training.Bar.reached
 
@@ -107,7 +103,6 @@ def test_stopped_and_queued_again_the_training_ends_the_same(host, run_graph, mo
     anew = trained(run_graph, "halted", steps=8, seed=1, batch=2)[0].model.state_dict()
     assert all(torch.equal(again[name], anew[name]) for name in anew)
     assert not all(torch.equal(straight[name], anew[name]) for name in anew)
-    assert network and node
 
 
 @pytest.mark.parametrize("changes, message", [
