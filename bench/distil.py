@@ -2,8 +2,8 @@
 
 Held-out scenes, edited by the graph that taught the network (the same words for all pictures) and by the network as
 stock Upscale Image (using Model) runs it. inside, outside: PSNR in dB against the exact answer where it differs from
-the picture, and against the picture elsewhere; hit: the classifier sees what was asked for; sharpness: energy of the finest
-band inside the region, against the exact answer's. Times are processor time of one thread.
+the picture, and against the picture elsewhere; hit: the classifier sees what was asked for; sharpness: energy of the
+finest band inside the region, against the exact answer's. Times are processor time of one thread.
 
 Rows beside the shipped file are trained by --train: the same network on the renderer's exact pairs (the bound), and
 without the adversarial loss.

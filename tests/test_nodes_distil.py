@@ -119,7 +119,7 @@ def test_bad_input_is_told_before_training(run_graph, changes, message):
 
 def test_unlike_sizes_and_broken_numbers_are_refused(run_graph):
     before, after, region = squares(1)
-    for changed, message in ((after[:, 4:], "a pair is of one size"), (after * float("nan"), "no numbers")):
+    for changed, message in ((after[:, 4:], "a pair is of one size"), (after * float("nan"), "not finite")):
         g = Graph()
         made = g.add(give(lambda changed=changed: (before, changed, region), "IMAGE", "IMAGE", "MASK"))
         g.add("MirrorSavePair", before=made(0), after=made(1), region=made(2), folder="bad input",

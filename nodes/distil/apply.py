@@ -2,11 +2,12 @@
 
 import time
 
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
 from ...mirror_ops.regions.found import SOFTEN, WIDEN, picture_region
 from ..edit.region import edge_inputs, planes
 from ..host.training import upscaled
+from ..reports import shown
 from ..types import category
 
 
@@ -55,4 +56,4 @@ class MirrorApplyEdit(io.ComfyNode):
         mixed = picture + strength * (region if paste else 1) * (made - picture)
         speed = len(picture) / (time.perf_counter() - begun)
         report = f"{region.mean():.1%} of the picture was edited; {speed:.1f} pictures a second."
-        return io.NodeOutput(mixed.clamp(0, 1).movedim(1, -1), region[:, 0], report, ui=ui.PreviewText(report))
+        return io.NodeOutput(mixed.clamp(0, 1).movedim(1, -1), region[:, 0], report, ui=shown(report))

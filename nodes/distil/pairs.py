@@ -2,11 +2,12 @@
 
 import hashlib
 
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 from torch.nn.functional import interpolate
 
 from ...mirror_ops.distillation.pairs import Rule, figures_of, write_pair
 from ..host.training import pairs_folder
+from ..reports import shown
 from ..types import category
 
 
@@ -76,11 +77,11 @@ class MirrorSavePair(io.ComfyNode):
                          f"outside {figures['outside']:.1f} dB")
         held = len(list((place / "figures").glob("*.json")))
         report = "\n".join([*lines, f"{held} pairs in {place}"])
-        return io.NodeOutput(kept, report, ui=ui.PreviewText(report))
+        return io.NodeOutput(kept, report, ui=shown(report))
 
 
 def _fitting(before, after, region) -> tuple:
-    """Pictures [B, 3, H, W] and region [B, 1, H, W]. Raises ValueError for unlike sizes and values no picture has."""
+    """Pictures [B, 3, H, W] and region [B, 1, H, W]. Raises ValueError for unlike sizes."""
     if before.shape != after.shape:
         raise ValueError(
             f"`before` is {tuple(before.shape)} and `after` {tuple(after.shape)}: a pair is of one size. Put the edit "
@@ -92,9 +93,6 @@ def _fitting(before, after, region) -> tuple:
         raise ValueError(f"There are {len(region)} regions for {len(before)} pictures.")
     if region.shape[-2:] != before.shape[-2:]:
         region = interpolate(region, size=before.shape[-2:], mode="bilinear")
-    for name, value in (("before", before), ("after", after), ("region", region)):
-        if not value.isfinite().all():
-            raise ValueError(f"`{name}` has values that are no numbers (NaN or infinite). Look at what made it.")
     return before, after, region.expand(len(before), -1, -1, -1)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 from PIL import Image
 from torch import Tensor
 
@@ -13,6 +13,7 @@ from ...mirror_ops.distillation.pairs import Pair, read_pairs
 from ...mirror_ops.distillation.training import Plan, State, train
 from ...mirror_ops.measure.within import psnr_within
 from ..host import training
+from ..reports import shown
 from ..types import category
 
 LOSSES = {"pixels, edges, adversarial": 0.01, "pixels, edges": 0.0}
@@ -82,8 +83,7 @@ class MirrorTrainEdit(io.ComfyNode):
         report = said(training.listed_name(file), len(learnt_from), len(held_back), figures)
         picture = sheet(finished, held_back)
         images = torch.from_numpy(np.asarray(picture, np.float32) / 255)[None]
-        preview = {**ui.PreviewImage(images, cls=cls).as_dict(), **ui.PreviewText(report).as_dict()}
-        return io.NodeOutput(training.as_upscale_model(file), images, report, ui=preview)
+        return io.NodeOutput(training.as_upscale_model(file), images, report, ui=shown(report, images, cls))
 
     @classmethod
     def fingerprint_inputs(cls, folder, **settings):
