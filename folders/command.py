@@ -117,7 +117,10 @@ def results_there(target: Path) -> set[str]:
 
 
 def done(job: Job, name: str, rows: dict[str, dict], there: set[str], retry_failed: bool) -> bool:
-    stat = (job.source / name).stat()
+    try:
+        stat = (job.source / name).stat()
+    except OSError:
+        return False            # a link to nothing: it is listed when its turn comes
     has_result = pictures.result_name(name, job.keep_suffix) in there
     return is_done(rows.get(name), stat.st_size, stat.st_mtime_ns, has_result, retry_failed)
 
@@ -150,15 +153,22 @@ def finish(job: Job, names: list[str], ledger: Ledger, stopped: bool) -> int:
     merged = ledger.merged()
     rows = [merged[name] for name in names if name in merged]
     failed = [row for row in rows if "error" in row]
-    sheet.write(table(rows), job.target / "figures.csv")
-    sheet.write(failures(rows), job.target / "failed.csv")
-    if pairs := sheet.contact_sheet(rows, job.source, job.target):
-        sheet.write(pairs, job.target / "contact-sheet.jpg")
+    try:
+        write_reports(job, rows)
+    except OSError as error:
+        print(f"The reports could not be written: {error.strerror}.", file=sys.stderr)
     print(f"{len(rows) - len(failed)} of {len(names)} pictures have their result in {job.target}, {len(failed)} failed"
           + (f"; the first: {failed[0]['name']}: {failed[0]['error']}" if failed else "") + "."
           + (" Stopped; the same command goes on." if stopped else ""), flush=True)
     remove_old_parts(job.target / FOLDER)
     return len(failed)
+
+
+def write_reports(job: Job, rows: list[dict]) -> None:
+    sheet.write(table(rows), job.target / "figures.csv")
+    sheet.write(failures(rows), job.target / "failed.csv")
+    if pairs := sheet.contact_sheet(rows, job.source, job.target):
+        sheet.write(pairs, job.target / "contact-sheet.jpg")
 
 
 def remove_old_parts(folder: Path) -> None:

@@ -43,7 +43,8 @@ def run(ray, job: Job, names: list[str], workers: int | None) -> Iterator[dict]:
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     there = ray.cluster_resources()
     gpus = 0 if job.cpu else int(there.get("GPU", 0))
-    workers = max(1, min(workers or gpus or int(there.get("CPU", 1)), len(names)))
+    places = gpus or int(there.get("CPU", 1))
+    workers = max(1, min(workers or places, places, len(names)))
     size = max(1, min(LARGEST_BLOCK, len(names) // (workers * BLOCKS_EACH)))
     data = from_items([{"name": name} for name in names], override_num_blocks=-(-len(names) // size))
     done = data.map_batches(Actor, fn_constructor_args=(job,), batch_size=size, num_cpus=1, num_gpus=1 if gpus else 0,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from folders import JobError, checks, command, results, worker
+from folders import JobError, checks, command, results, sheet, worker
 
 from .graphs import TINY, draw, tiny, written
 
@@ -113,6 +113,14 @@ def test_broken_pictures_are_listed_and_retried_only_when_asked(translate, tmp_p
     assert translate() == 0 and set(made(tmp_path / "out")) == {"a.png", "b.png", "cut.png"}
 
 
+def test_a_link_to_nothing_is_listed(translate, tmp_path):
+    draw(tmp_path / "in", "a.png")
+    (tmp_path / "in" / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    assert translate() == 1 and translate() == 1
+    (row,) = csv.DictReader(open(tmp_path / "out" / "failed.csv"))
+    assert row["name"] == "gone.png" and "No such file" in row["error"]
+
+
 def test_a_graph_that_fails_on_one_picture_goes_on_with_the_next(translate, tmp_path):
     crop = {"class_type": "ImageBatch", "inputs": {"image1": ["2", 0], "image2": ["2", 0]}}
     written(tmp_path, tiny(**{"6": crop}))
@@ -161,7 +169,7 @@ def test_a_stop_leaves_whole_results_and_the_rest_to_do(translate, tmp_path, mon
 
 def test_a_disk_that_fills_up_stops_the_job_with_a_sentence(translate, tmp_path, monkeypatch, capsys):
     draw(tmp_path / "in", "a.png", "b.png", "c.png")
-    real, calls = os.fsync, []
+    real, real_write, calls = os.fsync, sheet.write, []
 
     def full(number):       # a file system that is full from here on; fsync is where Linux says so at the latest
         calls.append(number)
@@ -169,8 +177,10 @@ def test_a_disk_that_fills_up_stops_the_job_with_a_sentence(translate, tmp_path,
             raise OSError(28, "No space left on device")
         real(number)
     monkeypatch.setattr(os, "fsync", full)
+    monkeypatch.setattr(sheet, "write", lambda content, file: real_write(content, file) if len(calls) <= 4 else full(0))
     assert translate() == 1
-    assert "No space left on device. What was done is kept" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "No space left on device. What was done is kept" in said and "reports could not be written" in said
     assert not list((tmp_path / "out").rglob("*.part"))
     monkeypatch.undo()
     assert translate() == 0 and set(made(tmp_path / "out")) == {"a.png", "b.png", "c.png"}

@@ -1,0 +1,45 @@
+"""The command as a process: stopped and killed at any instant, started again."""
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from PIL import Image
+
+from harness.environment import ROOT
+
+from .graphs import TINY, draw, written
+
+
+def start(tmp_path, out: str) -> subprocess.Popen:
+    folders = [str(tmp_path / "in"), str(tmp_path / out)]
+    return subprocess.Popen([sys.executable, str(ROOT / "run.py"), "translate", *folders, "--workflow",
+                             str(written(tmp_path, TINY)), "--cpu"], stdout=subprocess.PIPE, text=True)
+
+
+def made(folder) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in folder.glob("*.png")}
+
+
+@pytest.mark.slow
+def test_kills_and_stops_lose_nothing_and_double_nothing(tmp_path):
+    """Killed -9 after two results, stopped by Ctrl-C after two more, then left to end: as if never disturbed."""
+    draw(tmp_path / "in", *(f"{i:02}.png" for i in range(8)))
+    assert start(tmp_path, "whole").wait() == 0
+    for i, number in enumerate((signal.SIGKILL, signal.SIGINT)):
+        process = start(tmp_path, "out")
+        while len(made(tmp_path / "out")) < 2 * (i + 1):
+            assert process.poll() is None
+            time.sleep(.02)
+        os.kill(process.pid, number)
+        said = process.communicate()[0]
+        assert process.returncode == (130 if number == signal.SIGINT else -number)
+        for file in (tmp_path / "out").glob("*.png"):
+            Image.open(file).load()
+    assert "the same command goes on" in said
+    assert start(tmp_path, "out").wait() == 0
+    assert made(tmp_path / "out") == made(tmp_path / "whole") and len(made(tmp_path / "out")) == 8
+    rows = "".join(file.read_text() for file in (tmp_path / "out").glob(".translate/*/*.jsonl")).splitlines()
+    assert len([row for row in rows if row.endswith("}")]) == 8
