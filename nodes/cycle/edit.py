@@ -5,14 +5,16 @@ from typing import NamedTuple
 from comfy_api.latest import io
 from torch import Tensor
 
+from ...mirror_ops.inversion.solvers import SolverContext
 from ...mirror_ops.stochastic.dpm_encoder import cycle_diffusion, dpm_decode, seeded
 from ...mirror_ops.stochastic.sdedit import sdedit
 from ...mirror_ops.walks.precision import seen_in
 from ..host import families
 from ..host.branches import Branch
 from ..host.denoiser import Walk, run
+from ..host.prompts import prompts_at
+from ..host.solver import denoiser_of, solver_context
 from ..host.values import mask_at
-from ..mirror.exact import SolverContext, denoiser_of, prompts_at, solver_context
 from ..types import category
 from .encode import Encoder, chosen, encoded, encoder_input, grid_inputs, levels
 
@@ -89,8 +91,7 @@ class CycleDiffusionEdit(io.ComfyNode):
         else:
             check_pair(model, decoder, sigmas)
             edited, forwards = _apart(model, decoder, samples, said, wanted, plan)
-        edited = model.model.process_latent_out(edited.float())
-        return io.NodeOutput({**latent, "samples": edited}, forwards / len(samples))
+        return io.NodeOutput({**latent, **families.latent_out(model, edited)}, forwards / len(samples))
 
 
 def check_pair(model, decoder, sigmas: Tensor) -> None:

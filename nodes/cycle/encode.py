@@ -6,6 +6,7 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
+from ...mirror_ops.inversion.solvers import SolverContext
 from ...mirror_ops.stochastic.dpm_encoder import Path, dpm_encode, posterior, seeded
 from ...mirror_ops.stochastic.edit_friendly import independent
 from ...mirror_ops.stochastic.noise_code import NoiseCode
@@ -17,8 +18,9 @@ from ..host.branches import Branch
 from ..host.conditioning import pooled_of, text_of
 from ..host.denoiser import Walk, run
 from ..host.identity import identity
+from ..host.prompts import prompts_at
+from ..host.solver import denoiser_of, solver_context
 from ..host.values import SEEDS, mask_at
-from ..mirror.exact import SolverContext, denoiser_of, prompts_at, solver_context
 from ..types import MirrorType, category
 from .replay import CodeType, replay_outputs, replayed
 

@@ -5,8 +5,6 @@ import hashlib
 from pathlib import Path
 from typing import NamedTuple
 
-import comfy.sample
-import comfy.samplers
 import folder_paths
 import torch
 from comfy_api.latest import io
@@ -29,8 +27,9 @@ from ..host import families
 from ..host.conditioning import text_of
 from ..host.denoiser import Walk, run
 from ..host.identity import fingerprint, identity, patches_of
+from ..host.noises import GivenNoise, empty_latent, noise_spread
+from ..host.prompts import prompts_at
 from ..host.values import SEEDS
-from ..mirror.exact import prompts_at
 from ..reports import shown
 from ..types import category
 from .energies import EnergyType
@@ -50,20 +49,6 @@ class Plan(NamedTuple):
     seed: int
     keep: str
     file: Path | None
-
-
-class GivenNoise:
-    """A NOISE: this one, whatever the seed."""
-
-    seed = 0
-
-    def __init__(self, noise: Tensor):
-        self.noise = noise
-
-    def generate_noise(self, latent: dict) -> Tensor:
-        if latent["samples"].shape != self.noise.shape:
-            raise ValueError(f"This noise is for latents of {list(self.noise.shape)}: connect the same empty latent.")
-        return self.noise.clone()
 
 
 class MirrorLatentGuidance(io.ComfyNode):
@@ -121,7 +106,7 @@ class MirrorLatentGuidance(io.ComfyNode):
         keep=BEST, resume="",
     ) -> io.NodeOutput:
         samples = torch.zeros_like(latent["samples"], dtype=torch.float32)
-        samples = comfy.sample.fix_empty_latent_channels(model, samples)
+        samples = empty_latent(model, samples)
         families.check_supported(model, samples)
         sigmas = families.noise_levels(model, scheduler, steps)
         families.check_levels(model, sigmas)
@@ -134,8 +119,8 @@ class MirrorLatentGuidance(io.ComfyNode):
             evaluations=(iterations + 2) * (len(sigmas) - 1), with_gradients=True,
         )
         table = _table(state, energy)
-        noise = GivenNoise(_kept(state, plan)[0])
-        latents = ({"samples": model.model.process_latent_out(x).cpu()} for x in (found, unguided))
+        noise = GivenNoise(_kept(state, plan)[0], "connect the same empty latent")
+        latents = (families.latent_out(model, x) for x in (found, unguided))
         return io.NodeOutput(*latents, noise, table, ui=shown(table))
 
 
@@ -146,7 +131,7 @@ def _walked(walk: Walk, vae, terms: tuple, plan: Plan, state: State) -> tuple[Te
     differentiable_clip.load(patchers, vae, state.z.shape[1:])
     decode, energy = differentiable_clip.picture_decoder(vae), total([(term.weight, term.open()) for term in terms])
     denoise = _denoiser(walk, plan.cfg)
-    spread = _spread(walk)
+    spread = noise_spread(walk)
 
     def drawn(z: Tensor) -> Tensor:
         return generate(denoise, z.to(walk.device), walk.sigmas, None, plan.eta, plan.flow, spread)
@@ -170,14 +155,6 @@ def _measure(drawn, decode, energy: Energy) -> Measure:
 def _denoiser(walk: Walk, cfg: float) -> Denoiser:
     prompts = {name: prompt.entries for name, prompt in walk.prompts.items()}
     return lambda x, sigma, cond: walk.denoise(x, sigma, **prompts, cfg=cfg)
-
-
-def _spread(walk: Walk) -> float:
-    """The deviation that the host gives to the noise of an empty latent."""
-    whole = comfy.samplers.KSAMPLER(None).max_denoise(walk.guider, walk.sigmas)
-    one = torch.ones(1, 1, 1, 1, device=walk.device)
-    sampling = walk.guider.inner_model.model_sampling
-    return float(sampling.noise_scaling(walk.sigmas[0], one, torch.zeros_like(one), whole))
 
 
 def _kept(state: State, plan: Plan) -> Tensor:

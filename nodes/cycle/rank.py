@@ -14,7 +14,8 @@ from ..host import families
 from ..host.branches import Branch
 from ..host.clip_space import check_belong, image_embedding, text_embedding
 from ..host.denoiser import Walk, run
-from ..mirror.exact import denoiser_of, prompts_at, solver_context
+from ..host.prompts import prompts_at
+from ..host.solver import denoiser_of, solver_context
 from ..reports import shown
 from ..types import category
 from .encode import Encoder, chosen, encoder_input, levels
@@ -144,9 +145,9 @@ def _edits(
             )
             for cfg in cfgs:
                 denoise = seen_in(on.network, denoiser_of(walk, cfg, "target", branch=Branch.EDIT))
-                edit = dpm_decode(denoise, code.latents[0], code.noises, grid, None, encoder.eta, on.flow).float()
+                edit = dpm_decode(denoise, code.latents[0], code.noises, grid, None, encoder.eta, on.flow)
                 if torch.isfinite(edit).all():
-                    found[Candidate(trial, source_cfg, cfg, strength)] = model.model.process_latent_out(edit)
+                    found[Candidate(trial, source_cfg, cfg, strength)] = families.latent_out(model, edit)["samples"]
                 walk.progress.reached(walk.progress.done, walk.denoised)
         return found
 

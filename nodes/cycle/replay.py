@@ -2,41 +2,33 @@
 
 from functools import partial
 
-import comfy.samplers
 import torch
 from comfy_api.latest import io
 from torch import Tensor
 
+from ...mirror_ops.inversion.solvers import EditFriendly, SolverContext
 from ...mirror_ops.stochastic.dpm_encoder import Code
 from ...mirror_ops.stochastic.noise_code import NoiseCode, load_code, save_code
 from ...mirror_ops.walks.ddim import unscaled
 from ..files import trajectory_and_direction as files
 from ..host import families
-from ..mirror.exact import EditFriendly, SolverContext, replay
+from ..host.noises import GivenNoise
+from ..host.solver import replay
 from ..reports import shown
 from ..types import category
 
 CodeType = io.Custom("MIRROR_CODE")
 
 
-class KeptNoise:
-    """A NOISE: the one that takes the encoded picture to the first latent of its path."""
-
-    seed = 0
-
-    def __init__(self, code: NoiseCode):
-        sigma, picture, start = code.sigmas[0].double(), code.latents[-1], code.latents[0]
-        highest = code.meta["sigma_max"]
-        whole = sigma > highest or torch.isclose(sigma, sigma.new_tensor(highest), rtol=1e-5)
-        if code.meta["flow"]:
-            self.noise = ((start - (1 - sigma) * picture) / sigma).float()
-        else:  # at its highest level the host gives eps- and v-models noise of the variance 1 + sigma^2
-            self.noise = ((start - picture) / ((1 + sigma**2).sqrt() if whole else sigma)).float()
-
-    def generate_noise(self, latent: dict) -> Tensor:
-        if latent["samples"].shape != self.noise.shape:
-            raise ValueError("These noises belong to the encoded picture: connect `latent` of the same node.")
-        return self.noise.clone()
+def _noise(code: NoiseCode) -> Tensor:
+    """[B, C, H, W] what takes the encoded picture to the first latent of its path."""
+    sigma, picture, start = code.sigmas[0].double(), code.latents[-1], code.latents[0]
+    if code.meta["flow"]:
+        return ((start - (1 - sigma) * picture) / sigma).float()
+    highest = code.meta["sigma_max"]
+    whole = sigma > highest or torch.isclose(sigma, sigma.new_tensor(highest), rtol=1e-5)
+    # at its highest level the host gives eps- and v-models noise of the variance 1 + sigma^2
+    return ((start - picture) / ((1 + sigma**2).sqrt() if whole else sigma)).float()
 
 
 def replayed(code: NoiseCode) -> tuple:
@@ -46,9 +38,10 @@ def replayed(code: NoiseCode) -> tuple:
     state = Code(code.latents[:1].clone(), code.noises)  # not a view, which would keep the whole path in memory
     check = partial(_check_beginning, start=code.latents[0].float(), own=sigmas)
     # both kinds of noises are decoded alike
-    sampler = comfy.samplers.KSAMPLER(replay(EditFriendly(meta["seed"], meta["eta"]), state, on, check))
+    sampler = replay(EditFriendly(meta["seed"], meta["eta"]), state, on, check)
     picture = families.to_picture_space(code.latents[-1].float(), meta["latent_format"])
-    return KeptNoise(code), sampler, sigmas, {"samples": picture}
+    noise = GivenNoise(_noise(code), "connect `latent` of the same node")
+    return noise, sampler, sigmas, {"samples": picture}
 
 
 def _check_beginning(model, x: Tensor, sigmas: Tensor, start: Tensor, own: Tensor) -> None:

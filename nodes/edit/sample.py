@@ -11,6 +11,7 @@ from ...mirror_ops.walks.trajectory import Mirror, cpu
 from ..host.branches import Branch
 from ..host.conditioning import Conditioning, check_batch, pooled_of, text_of, token_counts, with_pooled, with_text
 from ..host.denoiser import Walk, run
+from ..host.families import latent_out
 from ..host.identity import check_made_with
 from ..host.values import mask_at
 from ..types import DirectionType, MirrorType, category
@@ -90,7 +91,7 @@ class MirrorSample(io.ComfyNode):
             model, mirror.latents[-1], mirror.sigmas, prompts, algorithm, evaluations=evaluations, by_step=by_step,
             reference=mirror,
         )
-        edited, kept = ({"samples": model.model.process_latent_out(cpu(x))} for x in latents[:2])
+        edited, kept = (latent_out(model, cpu(x)) for x in latents[:2])
         return io.NodeOutput(edited, kept, count.forwards / mirror.latents.shape[1], cpu(latents[2])[:, 0])
 
 

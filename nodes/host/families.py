@@ -90,12 +90,17 @@ def stock_start(model: ModelPatcher, x: Tensor, sigma: Tensor) -> Tensor:
     """
     if is_flow(model) and sigma < 1:
         x = x / (1 - sigma)
-    return model.model.process_latent_out(x)
+    return latent_out(model, x)["samples"]
 
 
 def latent_format(model: ModelPatcher) -> str:
     """The name of the model's latent space, as `to_picture_space` takes it."""
     return type(model.get_model_object("latent_format")).__name__
+
+
+def latent_out(model: ModelPatcher, x: Tensor) -> dict:
+    """Model-space latents [B, C, H, W] as a LATENT, float32 on the CPU."""
+    return {"samples": model.model.process_latent_out(x.float()).cpu()}
 
 
 def to_picture_space(latents: Tensor, latent_format: str) -> Tensor:

@@ -1,8 +1,6 @@
 """MirrorFromSeed: a mirror of a picture that is sampled, not inverted."""
 
-import comfy.sample
 import torch
-from comfy.samplers import KSAMPLER
 from comfy_api.latest import io
 from torch import Tensor
 
@@ -11,9 +9,11 @@ from ...mirror_ops.walks.sample import sample
 from ...mirror_ops.walks.trajectory import Mirror, cpu
 from ..host import families
 from ..host.branches import Branch
-from ..host.conditioning import check_batch, pooled_of, text_of
+from ..host.conditioning import pooled_of, text_of
 from ..host.denoiser import Walk, run
 from ..host.identity import identity
+from ..host.noises import empty_latent, noisy_start, seeded_noise
+from ..host.prompts import prompts_at
 from ..types import MirrorType, category
 from .invert import mask_of
 
@@ -53,16 +53,12 @@ class MirrorFromSeed(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, positive, latent, seed, steps, scheduler, cfg, negative=None) -> io.NodeOutput:
-        samples = comfy.sample.fix_empty_latent_channels(model, latent["samples"])
+        samples = empty_latent(model, latent["samples"])
         families.check_supported(model, samples)
-        if negative is None and cfg != 1:
-            raise ValueError(f"cfg {cfg:g} needs a negative prompt to guide away from. Connect `negative`, or use 1.")
-        prompts = {"positive": positive} if cfg == 1 else {"positive": positive, "negative": negative}
-        for name, conditioning in prompts.items():
-            check_batch(text_of(conditioning, name), len(samples))
+        prompts = prompts_at(cfg, positive, negative, len(samples))
         sigmas = families.noise_levels(model, scheduler, steps)
         families.check_levels(model, sigmas)
-        noise = comfy.sample.prepare_noise(samples, seed, latent.get("batch_index"))
+        noise = seeded_noise(samples, seed, latent.get("batch_index"))
         algorithm = _walk_from(samples, noise, cfg)
         latents, count = run(model, samples, sigmas, prompts, algorithm, evaluations=len(sigmas) - 1)
         latents = cpu(latents)
@@ -79,23 +75,21 @@ class MirrorFromSeed(io.ComfyNode):
                 forwards=count.forwards / len(samples),
             ),
         )
-        return io.NodeOutput({"samples": model.model.process_latent_out(latents[-1])}, mirror, sigmas)
+        return io.NodeOutput(families.latent_out(model, latents[-1]), mirror, sigmas)
 
 
 def _walk_from(samples: Tensor, noise: Tensor, cfg: float):
     """The algorithm that samples as the host's euler does: [T+1, B, C, H, W]."""
 
     def algorithm(walk: Walk) -> Tensor:
-        guider, sigmas = walk.guider, walk.sigmas
-        most = KSAMPLER(None).max_denoise(guider, sigmas)
         picture = walk.latent_in(samples) if torch.count_nonzero(samples) else samples.to(walk.device, torch.float32)
-        x = guider.inner_model.model_sampling.noise_scaling(sigmas[0], noise.to(picture), picture, most)
+        x = noisy_start(walk, noise, picture)
         positive, negative = (walk.prompts.get(name) for name in ("positive", "negative"))
 
         def branch(x: Tensor, sigma: Tensor, i: int) -> Tensor:
             return walk.denoise(x, sigma, positive.entries, negative and negative.entries, cfg, branch=Branch.SOURCE)
 
-        return sample(branch, sigmas, x, on_step=lambda i, x: walk.progress.reached(i + 1, walk.denoised))
+        return sample(branch, walk.sigmas, x, on_step=lambda i, x: walk.progress.reached(i + 1, walk.denoised))
 
     return algorithm
 

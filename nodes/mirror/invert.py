@@ -86,7 +86,7 @@ class RedescribedDDIMInvert(io.ComfyNode):
             scheduled(prompts[rewriter.side], mirror.embeddings, sigmas, sampling),
             mirror,
             sigmas,
-            {"samples": model.model.process_latent_out(mirror.reconstruction[-1])},
+            families.latent_out(model, mirror.reconstruction[-1]),
         )
 
 
