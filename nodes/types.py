@@ -1,4 +1,4 @@
-"""The pack's own three wire types, and the editor's menu."""
+"""The pack's own wire types, and the editor's menu."""
 
 from comfy_api.latest import io
 
@@ -7,6 +7,7 @@ MENU = "mirror"
 MirrorType = io.Custom("MIRROR")
 DirectionType = io.Custom("MIRROR_DIRECTION")
 RewriterType = io.Custom("MIRROR_REWRITER")
+ReportType = io.Custom("MIRROR_REPORT")
 
 
 def category(module: str) -> str:
