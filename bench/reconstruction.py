@@ -20,7 +20,7 @@ import torch
 
 from mirror_ops.measure.metrics import psnr, relative_displacement
 
-from .reconstruction_methods import METHODS, SCHEDULER, Batch, Walk, batch_of, rewriters
+from .reconstruction_methods import METHODS, SCHEDULER, Batch, Walk, batch_of
 from .table import show
 from .world import world
 
@@ -106,9 +106,7 @@ def main(argv: list[str]) -> int:
 
 def run(args: argparse.Namespace) -> None:
     """Measure what is asked for and not there yet."""
-    methods = [m for m in args.methods if m != "ours" or "ours" in rewriters()]
-    if methods != args.methods:
-        print("PromptRewriteOptimizer has no method `ours`: that row is left out")
+    methods = args.methods
     settings = {"scenes": args.scenes, "steps": args.steps, "batch": args.batch, "weights": fingerprint()}
     state = {"settings": settings, "pictures": kept(args.json, settings) if args.resume else []}
     done = {(p["method"], p["cfg"], p["scene"]) for p in state["pictures"]}

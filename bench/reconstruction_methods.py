@@ -136,6 +136,6 @@ METHODS: dict[str, Callable] = {
     "paper full": partial(mirror, rewriter="paper", settings={"early_stop": False}),
     "null text": partial(of_the_negative, rewriter="null text"),
     "negative prompt": partial(of_the_negative, rewriter="negative prompt"),
-    "ours": partial(mirror, rewriter="ours"),
+    "ours": partial(mirror, rewriter="fixed point + negative prompt"),
     "exact": recorded,
 }

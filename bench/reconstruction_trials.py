@@ -1,4 +1,4 @@
-"""What was tried on the way to the rewriter `ours`: each idea's displacement and cost, on a few held-out scenes.
+"""What was tried on the way to the rewriter `fixed point + negative prompt`: displacement and cost of each idea.
 
 All walk the same grid at the same guidance as `bench reconstruction`, from the same recorded inversion unless an idea
 changes that. Gauss-Newton multiplies with the Jacobian of the move and its transpose by differentiating twice.

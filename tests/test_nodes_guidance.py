@@ -87,7 +87,7 @@ def test_a_stock_sampler_makes_the_same_edit(run_graph, kind, node_id):
         sampler=scene.add("KSamplerSelect", sampler_name="ddim")(), latent_image=mirror(0))
     made = [edit, stock, free]
     if kind == "eps":
-        made.append(scene.ksampler(mirror(0), target, mirror(1), CFG, model=model))
+        made.append(scene.ksampler(mirror(0), target, mirror(5), CFG, model=model))
     run = run_graph(scene)
     edit, stock, free, *more = (samples(run, output) for output in made)
     assert far(edit, free) > 1e-3
@@ -105,10 +105,10 @@ def test_they_act_in_their_window_only(run_graph):
     free = edited(scene, mirror, target, scene.model)
     never, last, early = edit(400, 202), edit(400, 0), edit(1000, 401)
     # early: the first three steps end on the recording; the other two are plain guidance from there
-    start = scene.ksampler(mirror(0), scene.source, mirror(1), CFG, end_at_step=3,
+    start = scene.ksampler(mirror(0), scene.source, mirror(5), CFG, end_at_step=3,
                            return_with_leftover_noise="enable",
                            model=guidance(scene, KINDS[0], mirror, **ALWAYS)())
-    rest = scene.ksampler(start(), target, mirror(1), CFG, start_at_step=3)
+    rest = scene.ksampler(start(), target, mirror(5), CFG, start_at_step=3)
     run = run_graph(scene)
     assert torch.equal(samples(run, never), samples(run, free))
     assert far(samples(run, last), picture_of(run, scene)) < 1e-4
@@ -192,15 +192,15 @@ def test_what_the_mirror_has_not_recorded_is_refused(run_graph, node_id):
         return caught.value.text
 
     def other_steps(scene, mirror, target, made):
-        scene.ksampler(mirror(0), target, mirror(1), CFG, model=made(), steps=7)
+        scene.ksampler(mirror(0), target, mirror(5), CFG, model=made(), steps=7)
 
     def skipped(scene, mirror, target, made):
         """Of the recorded steps the first, straight to 0."""
-        scene.ksampler(mirror(0), target, mirror(1), CFG, model=made(), end_at_step=1)
+        scene.ksampler(mirror(0), target, mirror(5), CFG, model=made(), end_at_step=1)
 
     def other_size(scene, mirror, target, made):
         small = scene.add("EmptyLatentImage", width=64, height=64, batch_size=1)
-        scene.ksampler(small(), target, mirror(1), CFG, model=made())
+        scene.ksampler(small(), target, mirror(5), CFG, model=made())
 
     assert "not one of the mirror's 5 steps" in failure(other_steps)
     assert "to 0, the mirror to" in failure(skipped)

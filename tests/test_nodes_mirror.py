@@ -52,7 +52,7 @@ def test_a_stock_custom_sampler_walks_the_sigmas_output(run_graph):
 def test_null_text_leaves_as_the_negative_of_a_stock_ksampler(run_graph):
     scene = Scene()
     mirror = scene.invert(Scene.NULL_TEXT, cfg=5.0)
-    stock = scene.ksampler(mirror(0), scene.source, mirror(1), 5.0)
+    stock = scene.ksampler(mirror(0), scene.source, mirror(5), 5.0)
     walk = scene.sample(mirror, negative=scene.empty)
     run = run_graph(scene)
     assert far(samples(run, stock), samples(run, mirror, 4)) < 1e-4
@@ -92,9 +92,8 @@ def test_ours_comes_closer_than_paper_for_less(run_graph, cfg):
     settings = {"cfg": cfg} if cfg == 1 else {"cfg": cfg, "negative": scene.empty}
     full = {**Scene.PAPER, "method__inner_steps": 10}
     ddim, paper = scene.invert(Scene.NONE, **settings), scene.invert(full, **settings)
-    ours = scene.invert({"method": "ours", "method__iterations": 2}, **settings)
-    pair = (ours(1), scene.empty) if cfg == 1 else (scene.source, ours(1))
-    stock = scene.ksampler(ours(0), *pair, cfg)
+    ours = scene.invert({"method": "fixed point + negative prompt", "method__iterations": 2}, **settings)
+    stock = scene.ksampler(ours(0), ours(1), ours(5), cfg)
     edit = scene.sample(ours, positive=scene.text("a photo of a dog"), cfg=2.0)
     run = run_graph(scene)
     ddim, paper, made = (run.outputs[node.id][2] for node in (ddim, paper, ours))
@@ -103,6 +102,22 @@ def test_ours_comes_closer_than_paper_for_less(run_graph, cfg):
     assert made - ddim <= (paper - ddim) / 4
     assert far(samples(run, stock), samples(run, ours, 4)) < 1e-4
     assert far(samples(run, edit), samples(run, edit, 1)) > AWAY
+
+
+@pytest.mark.parametrize("cfg", [1.0, 5.0])
+@pytest.mark.parametrize("method", [
+    Scene.PAPER, Scene.NULL_TEXT, Scene.NONE, {"method": "negative prompt"},
+    {"method": "negative prompt", "method__interpolation": 0.5},
+    {"method": "fixed point + negative prompt", "method__iterations": 2},
+], ids=lambda method: "interpolated" if "method__interpolation" in method else method["method"])
+def test_both_prompts_leave_the_right_way_round_whatever_was_rewritten(run_graph, method, cfg):
+    if cfg == 1 and method["method"] in ("null text", "negative prompt"):
+        pytest.skip("the negative is not read at cfg 1")
+    scene = Scene()
+    mirror = scene.invert(method, cfg=cfg)
+    stock = scene.ksampler(mirror(0), mirror(1), mirror(5), cfg)
+    run = run_graph(scene)
+    assert far(samples(run, stock), samples(run, mirror, 4)) < 1e-4
 
 
 def test_refinement_cures_the_inversion(run_graph):

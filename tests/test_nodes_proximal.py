@@ -90,8 +90,8 @@ def test_the_ksampler_node_too(run_graph):
     scene, mirror, target = npi()
     model = proximal(scene)
     edit = scene.sample(mirror, positive=target, cfg=CFG, model=model)
-    stock = scene.ksampler(mirror(0), target, mirror(1), CFG, model=model)
-    plain = scene.ksampler(mirror(0), target, mirror(1), CFG)
+    stock = scene.ksampler(mirror(0), target, mirror(5), CFG, model=model)
+    plain = scene.ksampler(mirror(0), target, mirror(5), CFG)
     run = run_graph(scene)
     assert far(samples(run, edit), samples(run, stock)) < 1e-4 < 1e-2 < far(samples(run, plain), samples(run, stock))
 
@@ -144,10 +144,10 @@ def test_only_the_window_is_touched(run_graph):
     assert torch.equal(samples(run, free), samples(run, no_step))
     assert far(samples(run, late), samples(run, free)) > 1e-2
     # late: two steps with the edit, then three without, from wherever these two led
-    step = scene.ksampler(mirror(0), target, mirror(1), CFG, end_at_step=2, return_with_leftover_noise="enable")
-    rest = scene.ksampler(step(), scene.source, mirror(1), CFG, start_at_step=2)
-    kept = scene.ksampler(mirror(0), scene.source, mirror(1), CFG, end_at_step=2, return_with_leftover_noise="enable")
-    after = scene.ksampler(kept(), target, mirror(1), CFG, start_at_step=2)
+    step = scene.ksampler(mirror(0), target, mirror(5), CFG, end_at_step=2, return_with_leftover_noise="enable")
+    rest = scene.ksampler(step(), scene.source, mirror(5), CFG, start_at_step=2)
+    kept = scene.ksampler(mirror(0), scene.source, mirror(5), CFG, end_at_step=2, return_with_leftover_noise="enable")
+    after = scene.ksampler(kept(), target, mirror(5), CFG, start_at_step=2)
     run = run_graph(scene)
     assert far(samples(run, late), samples(run, rest)) < 1e-4
     assert far(samples(run, early), samples(run, after)) < 1e-4

@@ -132,4 +132,5 @@ def test_where_it_has_no_meaning_it_is_refused(run_graph):
     assert "papers' grid" in failure(Scene(flow, lambda: pictures(channels=16), scheduler="simple"))
     assert "papers' grid" in failure(Scene(steps=2, scheduler=PAPERS))
     assert "set `refine` to 0" in failure(Scene(scheduler=PAPERS), refine=1)
-    assert "set `refine` to 0" in failure(Scene(scheduler=PAPERS), {"method": "ours", "method__iterations": 2})
+    assert "set `refine` to 0" in failure(
+        Scene(scheduler=PAPERS), {"method": "fixed point + negative prompt", "method__iterations": 2})

@@ -101,13 +101,13 @@ def mirror_stock_ksampler() -> Sheet:
 
     mark = len(g.nodes)
     back = g.add("KSamplerAdvanced", "stock: reconstruct",
-                 **stock([world, 0], [mirror, 1], [empty, 0], [mirror, 0], 5.0))
+                 **stock([world, 0], [mirror, 1], [mirror, 5], [mirror, 0], 5.0))
     saved(g, [back, 0], [world, 2], "reconstruction")
     direction = g.add("CLIPDomainDirection", clip=[world, 1], source="fox", target="dog",
                       sentences="template bank: things")
     moved = g.add("MirrorApplyDirection", conditioning=[mirror, 1], direction=[direction, 0], strength=1.0, ramp=0.0)
     edit = g.add("KSamplerAdvanced", "stock: edit",
-                 **stock([world, 0], [moved, 0], [empty, 0], [mirror, 0], 5.0))
+                 **stock([world, 0], [moved, 0], [mirror, 5], [mirror, 0], 5.0))
     saved(g, [edit, 0], [world, 2], "edit")
     picture(g, [scene, 0], "the picture")
     groups["Stock samplers: euler, noise off, the same schedule, cfg and negative"] = g.since(mark)

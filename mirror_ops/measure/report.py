@@ -26,7 +26,8 @@ class EditReport:
         if self.coverage is not None:
             lines.append(f"The region is {self.coverage:.0%} of the picture.")
         if self.changes:
-            lines.append(f"The latent changed by {self.changes[-1]:.1%} in the end, at most by {max(self.changes):.1%}.")
+            last, most = self.changes[-1], max(self.changes)
+            lines.append(f"The latent changed by {last:.1%} in the end, at most by {most:.1%} on the way.")
         return "\n".join([*lines, *self._advice(), *self.notes])
 
     def _advice(self) -> list[str]:

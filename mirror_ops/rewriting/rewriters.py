@@ -55,14 +55,14 @@ class NegativePrompt(Keep):
 
 @dataclass(frozen=True)
 class FixedPoint(NegativePrompt):
-    """`ours`: an inversion that sampling undoes, and a guidance with nothing to undo.
+    """`fixed point + negative prompt`: an inversion that sampling undoes, and a guidance with nothing to undo.
 
     What rewriting has to repair has two parts. The slope read at the wrong end of each inversion move is repaired by
     solving for the right one (`refine`). The pull of guidance, which grows with cfg, is repaired in closed form by the
     negative prompt. No gradient is taken, and the displacement does not depend on cfg.
     """
 
-    name: str = "ours"
+    name: str = "fixed point + negative prompt"
     refine: int = 2
 
     def at(self, cfg: float) -> "FixedPoint":

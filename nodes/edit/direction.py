@@ -129,8 +129,8 @@ class MirrorApplyDirection(io.ComfyNode):
             display_name="Mirror Apply Direction",
             category=category(__name__),
             description=(
-                "Adds strength x direction to a prompt. Put a rewritten prompt through it as the positive of a stock "
-                "sampler, and the rewritten prompt itself as the negative, to edit without MirrorSample."
+                "Adds strength x direction to a prompt. Put the `positive` of Redescribed DDIM Invert through it, to "
+                "edit with a stock sampler instead of Mirror Sample."
             ),
             search_aliases=["edit direction", "add direction", "conditioning arithmetic"],
             inputs=[

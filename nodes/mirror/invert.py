@@ -21,7 +21,7 @@ from ...mirror_ops.walks.schedules import current_labels, target_labels
 from ...mirror_ops.walks.slerp import slerp
 from ...mirror_ops.walks.trajectory import Mirror, cpu
 from ..host import families
-from ..host.conditioning import check_batch, pooled_of, scheduled, text_of, with_text
+from ..host.conditioning import Conditioning, check_batch, pooled_of, scheduled, text_of, with_text
 from ..host.denoiser import Count, Walk, run
 from ..host.identity import identity
 from ..host.values import mask_at
@@ -46,7 +46,7 @@ class RedescribedDDIMInvert(io.ComfyNode):
             description=(
                 "Inverts a picture to noise and rewrites its prompt at every step, so that sampling from the noise "
                 "with the rewritten prompt gives the picture back. Edit it from there with MirrorSample, or with stock "
-                "samplers: euler, noise off, the same schedule, cfg and negative."
+                "samplers: euler, noise off, the same schedule and cfg, with both prompts of this node."
             ),
             search_aliases=["unsampler", "ddim inversion", "mirrordiffusion", "null text inversion", "real image edit"],
             inputs=_inputs(),
@@ -80,13 +80,14 @@ class RedescribedDDIMInvert(io.ComfyNode):
             mask=mask_of(latent),
             provenance=_provenance(model, plan, scheduler, back, count, residuals),
         )
-        sampling = model.get_model_object("model_sampling")
+        stock = _for_samplers(model, positive, prompts, rewriter.side, mirror)
         return io.NodeOutput(
             {"samples": families.stock_start(model, mirror.latents[0], sigmas[0])},
-            scheduled(prompts[rewriter.side], mirror.embeddings, sigmas, sampling),
+            stock["positive"],
             mirror,
             sigmas,
             families.latent_out(model, mirror.reconstruction[-1]),
+            stock["negative"],
         )
 
 
@@ -138,11 +139,14 @@ def _outputs() -> list:
     return [
         io.Latent.Output(display_name="inverted", tooltip="The noise. For a stock sampler with noise off."),
         io.Conditioning.Output(
-            display_name="rewritten", tooltip="The rewritten prompt, one text a step; see the rewriter for its side."
+            display_name="positive", tooltip="For a stock sampler: the describing prompt, rewritten where it was."
         ),
         MirrorType.Output(display_name="mirror", tooltip="Everything, for MirrorSample and MirrorReport."),
         io.Sigmas.Output(display_name="sigmas", tooltip="The noise levels walked."),
         io.Latent.Output(display_name="reconstruction", tooltip="Where the way back arrives."),
+        io.Conditioning.Output(
+            display_name="negative", tooltip="For a stock sampler: the negative prompt, rewritten where it was."
+        ),
     ]
 
 
@@ -200,6 +204,17 @@ def _towards(positive, negative, interpolation: float):
             f"{end.shape[2]}: texts of one length are needed to interpolate between them. Shorten the longer one."
         )
     return with_text(positive, slerp(start, end, interpolation))
+
+
+def _for_samplers(model, positive: Conditioning, prompts: dict, side: Side, mirror: Mirror) -> dict:
+    """Both prompts that retrace the mirror in a stock sampler: the side that was rewritten holds a text for each step.
+    At cfg 1 no sampler reads its negative, yet each wants one: the positive stands in."""
+    sampling = model.get_model_object("model_sampling")
+    return {
+        "positive": positive,
+        "negative": prompts.get("negative", positive),
+        side.value: scheduled(prompts[side], mirror.embeddings, mirror.sigmas, sampling),
+    }
 
 
 def _walk_both_ways(

@@ -41,7 +41,9 @@ def _negative_prompt_inputs() -> list:
 # What the node offers: name -> (its inputs, settings -> rewriter). A new method is one more line.
 METHODS = {
     "paper": (_adam_inputs, lambda choice: Adam(**_adam_settings(choice))),
-    "ours": (_fixed_point_inputs, lambda choice: FixedPoint(refine=choice["iterations"])),
+    "fixed point + negative prompt": (
+        _fixed_point_inputs, lambda choice: FixedPoint(refine=choice["iterations"])
+    ),
     "null text": (_adam_inputs, lambda choice: null_text(**_adam_settings(choice))),
     "negative prompt": (
         _negative_prompt_inputs, lambda choice: NegativePrompt(interpolation=choice.get("interpolation", 0.0))
@@ -66,9 +68,10 @@ class PromptRewriteOptimizer(io.ComfyNode):
                     "method",
                     options=[io.DynamicCombo.Option(name, inputs()) for name, (inputs, _) in METHODS.items()],
                     tooltip=(
-                        "paper: Adam on the describing prompt (MirrorDiffusion). ours: fixed-point inversion, and "
-                        "above cfg 1 the negative prompt; no gradients. null text: Adam on the negative. "
-                        "negative prompt: the negative becomes the describing prompt. none: plain DDIM, to compare."
+                        "paper: Adam on the describing prompt (MirrorDiffusion). fixed point + negative prompt: the "
+                        "inversion is solved by fixed-point iterations, and above cfg 1 the negative becomes the "
+                        "describing prompt; no gradients. null text: Adam on the negative. negative prompt: the "
+                        "negative becomes the describing prompt. none: plain DDIM, to compare."
                     ),
                 )
             ],
