@@ -8,6 +8,7 @@ import torch
 
 from harness.toys import provenance
 from mirror_ops.directions import direction as directions
+from mirror_ops.directions.direction import SentenceMean
 from mirror_ops.directions.sentences import QUALITIES, THINGS, fill
 from mirror_ops.measure.curve import draw_curves
 from mirror_ops.measure.metrics import psnr, relative_displacement, ssim
@@ -107,6 +108,24 @@ def test_there_are_frames_enough_and_they_name_the_word():
     assert fill(("{a} {word} here",), ["owl", "cat"]) == ["an owl here", "a cat here"]
 
 
+@pytest.mark.parametrize("bank", [THINGS, QUALITIES])
+def test_halves_of_the_sentences_have_the_same_words(bank):
+    """An encoder without noise, of which a sentence is only its word: the halves agree."""
+    code = {word: vector[None] for word, vector in zip(("cat", "lion", "dog", "wolf"), torch.eye(4), strict=True)}
+    sides = [
+        SentenceMean(code[next(word for word in code if word in sentence.split())] for sentence in fill(bank, words))
+        for words in (["cat", "lion"], ["dog", "wolf"])
+    ]
+    assert directions.agreement(*sides) > 0.99
+
+
+def test_no_encoding_is_kept():
+    encodings = [torch.randn(1, 77, 64) for _ in range(50)]
+    mean = SentenceMean(encodings)
+    held = [value for value in (mean.first, *mean._sums) if isinstance(value, torch.Tensor)]
+    assert sum(value.numel() for value in held) == 3 * 77 * 64 and mean.count == 50
+    assert torch.allclose(SentenceMean(encodings[:1]).to(mean), sum(encodings) / 50 - encodings[0], atol=1e-6)
+
 def encodings(seed, offset=0.0, count=6):
     generator = torch.Generator().manual_seed(seed)
     return [torch.randn(1, 7, 4, generator=generator) + offset for _ in range(count)]
@@ -114,16 +133,18 @@ def encodings(seed, offset=0.0, count=6):
 
 def test_a_direction_is_the_difference_of_means_and_its_halves_tell_noise_from_signal():
     source, target = encodings(0), encodings(1, offset=3.0)
-    delta = directions.mean_difference(source, target)
+    means = SentenceMean(source), SentenceMean(target)
+    delta = means[0].to(means[1])
     assert torch.allclose(delta, torch.cat(target).mean(0, keepdim=True) - torch.cat(source).mean(0, keepdim=True))
-    signal, noise = directions.agreement(source, target), directions.agreement(encodings(2), encodings(3))
+    signal, noise = directions.agreement(*means), directions.agreement(*map(SentenceMean, (encodings(2), encodings(3))))
     assert signal > 0.9 and abs(noise) < 0.5
     made = directions.EditDirection(delta, meta={"source": "cat", "target": "dog", "sentences": 6})
     assert "WARNING" in directions.direction_report(made, noise)
     assert "WARNING" not in directions.direction_report(made, signal)
-    assert "no halves" in directions.direction_report(made, directions.agreement(source[:1], target[:1]))
+    alone = directions.agreement(*map(SentenceMean, (source[:1], target[:1])))
+    assert "no halves" in directions.direction_report(made, alone)
     with pytest.raises(ValueError, match="shorter sentences"):
-        directions.mean_difference(source, [torch.zeros(1, 14, 4)])
+        means[0].to(SentenceMean([torch.zeros(1, 14, 4)]))
 
 
 def test_a_direction_fits_longer_prompts_in_their_first_chunk_and_refuses_other_encoders():

@@ -6,7 +6,7 @@ each set over its sentences, subtract. Token positions are kept; nothing is pool
 
 import json
 import math
-import pickle
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from textwrap import shorten
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
+from ..storage.pt_file import read_pt
 from ..storage.tensor_file import FileKind
 
 SINGLE = (torch.float32,)
@@ -54,28 +55,52 @@ def ramped(strength: float, ramp: float, until: float, progress: float) -> float
     return strength + (ramp * progress if progress < until else 0.0)
 
 
-def mean_difference(source: list[Tensor], target: list[Tensor]) -> Tensor:
-    """[1, ...] mean of the target sentences minus mean of the source sentences, each a list of [1, ...] encodings.
+class SentenceMean:
+    """The mean encoding of one side's sentences, added one by one. Only sums are kept, not the encodings."""
 
-    Raises ValueError if the sentences do not all have one shape (some are longer than the encoder's window).
-    """
-    shapes = {tuple(e.shape) for e in [*source, *target]}
-    if len(shapes) > 1:
+    def __init__(self, encodings: Iterable[Tensor] = ()):
+        self.count = 0
+        self.first: Tensor | None = None  # [1, ...]
+        self._sums: list = [0.0, 0.0]  # of the even and of the odd sentences, [1, ...] float64
+        for encoding in encodings:
+            self.add(encoding)
+
+    def add(self, encoding: Tensor) -> None:
+        """One more sentence, [1, ...]. Raises ValueError unless it has the shape of those before."""
+        encoding = encoding.detach().to("cpu", torch.float64)
+        if self.first is None:
+            self.first = encoding
+        _check_shapes(self.first, encoding)
+        self._sums[self.count % 2] = self._sums[self.count % 2] + encoding
+        self.count += 1
+
+    @property
+    def halves(self) -> tuple[Tensor, Tensor]:
+        """[1, ...] float64 the means of the even and of the odd sentences, of which there must be two or more."""
+        return self._sums[0] / ((self.count + 1) // 2), self._sums[1] / (self.count // 2)
+
+    def to(self, target: "SentenceMean") -> Tensor:
+        """[1, ...] float32 the mean of `target` minus this one. Raises ValueError if sentences differ in length."""
+        _check_shapes(self.first, target.first)
+        return (sum(target._sums) / target.count - sum(self._sums) / self.count).float()
+
+
+def _check_shapes(one: Tensor, other: Tensor) -> None:
+    if one.shape != other.shape:
         raise ValueError(
-            f"The sentences encode to different lengths ({sorted(s[1] for s in shapes)} tokens). Use shorter sentences."
+            f"The sentences encode to different lengths ({sorted({one.shape[1], other.shape[1]})} tokens). Use shorter "
+            "sentences."
         )
-    return torch.stack(target).mean(dim=0) - torch.stack(source).mean(dim=0)
 
 
-def agreement(source: list[Tensor], target: list[Tensor]) -> float:
+def agreement(source: SentenceMean, target: SentenceMean) -> float:
     """Cosine between the directions of the even and the odd sentences: near 1 a direction, near 0 noise.
 
     NaN where a side has only one sentence, because there are no halves to compare.
     """
-    if min(len(source), len(target)) < 2:
+    if min(source.count, target.count) < 2:
         return math.nan
-    even = mean_difference(source[::2], target[::2])
-    odd = mean_difference(source[1::2], target[1::2])
+    even, odd = (after - before for before, after in zip(source.halves, target.halves, strict=True))
     return cosine_similarity(even.flatten(), odd.flatten(), dim=0).item()
 
 
@@ -127,7 +152,7 @@ def load_pt_pair(source_path: str | Path, target_path: str | Path) -> EditDirect
     Each holds the mean encoding [1, tokens, width] of one side, or the encodings [N, tokens, width] of its N
     sentences, in any floating-point precision. Raises ValueError if a file holds anything else.
     """
-    source, target = (_read_pt(path) for path in (source_path, target_path))
+    source, target = (_sentences_of(path) for path in (source_path, target_path))
     if source.shape[1:] != target.shape[1:]:
         raise ValueError(f"The two files do not match: {list(source.shape)} and {list(target.shape)}.")
     counts = "precomputed" if len(source) == len(target) == 1 else f"{len(source)} and {len(target)} (precomputed)"
@@ -135,16 +160,9 @@ def load_pt_pair(source_path: str | Path, target_path: str | Path) -> EditDirect
     return EditDirection(target.mean(dim=0, keepdim=True) - source.mean(dim=0, keepdim=True), meta=meta)
 
 
-def _read_pt(path: str | Path) -> Tensor:
+def _sentences_of(path: str | Path) -> Tensor:
     """[N, tokens, width] float32."""
-    name = Path(path).name
-    try:
-        value = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise ValueError(f"{name} is damaged, or holds more than tensors: it is not read.") from error
-    if not isinstance(value, Tensor) or value.ndim not in (2, 3) or not value.is_floating_point():
-        raise ValueError(f"{name} does not hold one tensor [1, tokens, width] or [sentences, tokens, width].")
-    value = value.detach().float()
-    if value.numel() == 0 or not torch.isfinite(value).all():
-        raise ValueError(f"{name} holds numbers that are not finite, or none at all.")
+    value = read_pt(path)
+    if value.ndim not in (2, 3):
+        raise ValueError(f"{Path(path).name} does not hold one tensor [1 or sentences, tokens, width].")
     return value if value.ndim == 3 else value[None]

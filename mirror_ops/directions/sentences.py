@@ -151,5 +151,5 @@ def article(word: str) -> str:
 
 
 def fill(frames: tuple[str, ...], words: list[str]) -> list[str]:
-    """Every frame completed with every word, frame by frame."""
-    return [frame.format(a=article(word), word=word) for frame in frames for word in words]
+    """Every frame completed with every word, word by word, so that every second sentence still has all of them."""
+    return [frame.format(a=article(word), word=word) for word in words for frame in frames]

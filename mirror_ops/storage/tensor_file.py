@@ -23,7 +23,11 @@ class FileKind:
     def write(self, path: str | Path, tensors: dict[str, Tensor | None], facts: str) -> None:
         """Writes tensors (None: left out) and `facts`, JSON text, by way of another name, so that an interruption or a
         full disk never leaves half a file. Raises ValueError, saying why, where nothing can be written."""
-        kept = {name: value.contiguous() for name, value in tensors.items() if value is not None}
+        # copies, because the format refuses tensors that share memory: a mirror from a seed is its own way back
+        kept = {
+            name: value.clone(memory_format=torch.contiguous_format)
+            for name, value in tensors.items() if value is not None
+        }
         header = {"format": self.name, "version": str(self.version), "meta": facts}
         path = Path(path)
         part = path.with_name(path.name + ".part")

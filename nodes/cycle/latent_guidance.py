@@ -5,7 +5,6 @@ import hashlib
 from pathlib import Path
 from typing import NamedTuple
 
-import folder_paths
 import torch
 from comfy_api.latest import io
 from torch import Tensor
@@ -26,6 +25,7 @@ from ..host import differentiable_clip as differentiable_clip
 from ..host import families
 from ..host.conditioning import text_of
 from ..host.denoiser import Walk, run
+from ..host.files import check_prefix, own_file, problem
 from ..host.identity import fingerprint, identity, patches_of
 from ..host.noises import GivenNoise, empty_latent, noise_spread
 from ..host.prompts import prompts_at
@@ -101,6 +101,10 @@ class MirrorLatentGuidance(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, resume=""):
+        return problem(check_prefix, resume or "mirror/walk")
+
+    @classmethod
     def execute(
         cls, model, positive, vae, latent, energy, steps, scheduler, cfg, eta, iterations, step, seed, negative=None,
         keep=BEST, resume="",
@@ -112,7 +116,7 @@ class MirrorLatentGuidance(io.ComfyNode):
         families.check_levels(model, sigmas)
         prompts = prompts_at(cfg, positive, negative, len(samples))
         flow = families.is_flow(model)
-        plan = Plan(sigmas, cfg, eta, flow, iterations, step, seed, keep, _file(resume))
+        plan = Plan(sigmas, cfg, eta, flow, iterations, step, seed, keep, own_file(resume) if resume.strip() else None)
         state = _beginning(plan, samples, _about(model, vae, plan, prompts, energy))
         (found, unguided, state), _ = run(
             model, samples, sigmas, prompts, lambda walk: _walked(walk, vae, energy, plan, state),
@@ -180,18 +184,6 @@ def _beginning(plan: Plan, samples: Tensor, about: dict) -> State:
     if state.z.shape[1:] != samples.shape:
         raise ValueError(f"{plan.file.name} holds a walk of pictures of another size or number. Name another file.")
     return state
-
-
-def _file(name: str) -> Path | None:
-    """The walk's file in the output folder; ValueError for a name that leads out of it."""
-    if not name.strip():
-        return None
-    root = Path(folder_paths.get_output_directory()).resolve()
-    path = (root / name.strip()).with_suffix(".safetensors").resolve()
-    if not path.is_relative_to(root):
-        raise ValueError(f"`resume` {name!r} leads out of the output folder. Give a plain name such as mirror/walk.")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path
 
 
 def _table(state: State, terms: tuple) -> str:

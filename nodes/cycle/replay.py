@@ -10,8 +10,8 @@ from ...mirror_ops.inversion.solvers import EditFriendly, SolverContext
 from ...mirror_ops.stochastic.dpm_encoder import Code
 from ...mirror_ops.stochastic.noise_code import NoiseCode, load_code, save_code
 from ...mirror_ops.walks.ddim import unscaled
-from ..files import trajectory_and_direction as files
 from ..host import families
+from ..host.files import check_prefix, existing_file, new_file, noted, problem, stamps
 from ..host.noises import GivenNoise
 from ..host.solver import replay
 from ..reports import shown
@@ -106,8 +106,12 @@ class CycleDiffusionSave(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, filename_prefix):
+        return problem(check_prefix, filename_prefix)
+
+    @classmethod
     def execute(cls, code: NoiseCode, filename_prefix) -> io.NodeOutput:
-        path, name = files.new_file(filename_prefix)
+        path, name = new_file(filename_prefix)
         save_code(code, path)
         return io.NodeOutput(name, ui=shown(name))
 
@@ -129,8 +133,12 @@ class CycleDiffusionLoad(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, file):
-        return files.changed_at(file)
+        return stamps(file)
+
+    @classmethod
+    def validate_inputs(cls, file):
+        return problem(existing_file, file)
 
     @classmethod
     def execute(cls, file) -> io.NodeOutput:
-        return io.NodeOutput(load_code(files.existing_file(file)))
+        return io.NodeOutput(load_code(noted(file)))

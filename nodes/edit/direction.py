@@ -1,15 +1,13 @@
 """Edit directions from words, and their use on any CONDITIONING."""
 
-import comfy.model_management
-import comfy.utils
 from comfy_api.latest import io
 from torch import Tensor
 
-from ...mirror_ops.directions.direction import EditDirection, agreement, direction_report, mean_difference, ramped
+from ...mirror_ops.directions.direction import EditDirection, SentenceMean, agreement, direction_report, ramped
 from ...mirror_ops.directions.sentences import QUALITIES, THINGS, fill
-from ...mirror_ops.walks.trajectory import cpu
-from ..files.trajectory_and_direction import changed_at, existing_file
 from ..host.conditioning import Conditioning
+from ..host.files import noted, problem, stamps
+from ..host.progress import progress_bar, stop_if_interrupted
 from ..host.words import length
 from ..reports import shown
 from ..types import DirectionType, category
@@ -53,27 +51,43 @@ class CLIPDomainDirection(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, source, target, sentences):
+        checks = [problem(_sentences, text, sentences, name) for text, name in ((source, "source"), (target, "target"))]
+        return next((check for check in checks if check is not True), True)
+
+    @classmethod
     def fingerprint_inputs(cls, clip=None, source=None, target=None, sentences=None):
-        names = [*_lines(source or ""), *_lines(target or "")] if sentences == FILES else []
-        return [changed_at(name, TEXT) for name in names]
+        if sentences not in (None, FILES):
+            return []
+        return stamps(*(name for text in (source, target) for name in (_lines(text) if text else [None])))
 
     @classmethod
     def execute(cls, clip, source, target, sentences) -> io.NodeOutput:
         sides = [_sentences(text, sentences, name) for text, name in ((source, "source"), (target, "target"))]
         if set(sides[0]) == set(sides[1]):
             raise ValueError("Source and target say the same; there is no direction between them.")
-        bar = comfy.utils.ProgressBar(sum(map(len, sides)))
-        encoded = [[_encode(clip, sentence, bar) for sentence in side] for side in sides]
-        texts, pooled = ([[pair[k] for pair in side] for side in encoded] for k in (0, 1))
+        bar = progress_bar(sum(map(len, sides)))
+        texts, pooled = zip(*(_means(clip, side, bar) for side in sides), strict=True)
         direction = EditDirection(
-            delta=cpu(mean_difference(*texts)),
-            pooled=None if pooled[0][0] is None else cpu(mean_difference(*pooled)),
+            delta=texts[0].to(texts[1]),
+            pooled=pooled[0].to(pooled[1]) if pooled[0].count else None,
             meta={"source": ", ".join(source.split("\n")), "target": ", ".join(target.split("\n")),
                   "sentences": f"{len(sides[0])} and {len(sides[1])} ({sentences})"},
         )
-        swap = texts[1][0] - texts[0][0]
-        report = direction_report(direction, agreement(*texts), swap)
+        report = direction_report(direction, agreement(*texts), (texts[1].first - texts[0].first).float())
         return io.NodeOutput(direction, report, ui=shown(report))
+
+
+def _means(clip, sentences: list[str], bar) -> tuple[SentenceMean, SentenceMean]:
+    """(of the texts, of the pooled outputs) of one side; no encoding is kept."""
+    texts, pooled = SentenceMean(), SentenceMean()
+    for sentence in sentences:
+        text, whole = _encode(clip, sentence)
+        texts.add(text)
+        if whole is not None:
+            pooled.add(whole)
+        bar.update(1)
+    return texts, pooled
 
 
 def _sentences(text: str, sentences: str, name: str) -> list[str]:
@@ -98,7 +112,7 @@ def _read(name: str) -> str:
     if not name.lower().endswith(".txt"):
         raise ValueError(f"{name!r} is not a .txt file. With `sentences` at {FILES}, give file names, one a line.")
     try:
-        return existing_file(name, TEXT).read_text(encoding="utf-8-sig")
+        return noted(name, TEXT).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{name} is not text in UTF-8; save it as such.") from error
 
@@ -107,16 +121,14 @@ def _way(name: str) -> str:
     return "away from" if name == "source" else "to"
 
 
-def _encode(clip, sentence: str, bar) -> tuple[Tensor, Tensor | None]:
+def _encode(clip, sentence: str) -> tuple[Tensor, Tensor | None]:
     """([1, tokens, width], [1, pooled width] or None). As in the paper's code, only one window of the encoder is read:
     words that would begin a second one are left out."""
-    comfy.model_management.throw_exception_if_processing_interrupted()
+    stop_if_interrupted()
     window = length(clip, "")
     while length(clip, sentence) > window:
         sentence = sentence.rpartition(" ")[0]
-    text, pooled = clip.encode_from_tokens(clip.tokenize(sentence), return_pooled=True)
-    bar.update(1)
-    return text, pooled
+    return clip.encode_from_tokens(clip.tokenize(sentence), return_pooled=True)
 
 
 class MirrorApplyDirection(io.ComfyNode):

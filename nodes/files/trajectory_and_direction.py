@@ -1,51 +1,12 @@
 """Mirrors and directions to and from files in ComfyUI's output and input folders."""
 
-import os
-from pathlib import Path
-
-import folder_paths
 from comfy_api.latest import io
 
 from ...mirror_ops.directions.direction import load_direction, load_pt_pair, save_direction
 from ...mirror_ops.walks.trajectory import load_mirror, save_mirror
+from ..host.files import check_prefix, existing_file, new_file, noted, problem, stamps
 from ..reports import shown
 from ..types import DirectionType, MirrorType, category
-
-READABLE = (".safetensors", ".pt")
-
-
-def new_file(prefix: str) -> tuple[Path, str]:
-    """(a path in the output folder that does not exist yet, its name relative to that folder)."""
-    output = folder_paths.get_output_directory()
-    folder, name, counter, _, _ = folder_paths.get_save_image_path(prefix, output)
-    path = Path(folder) / f"{name}_{counter:05}_.safetensors"
-    return path, os.path.relpath(path, output)
-
-
-def existing_file(name: str, kinds: tuple[str, ...] = READABLE) -> Path:
-    """The file of that name in the output or input folder; ValueError if there is none, or it leads elsewhere.
-
-    `kinds`: the file name endings that the message then lists.
-    """
-    roots = [Path(root).resolve() for root in (folder_paths.get_output_directory(), folder_paths.get_input_directory())]
-    for root in roots:
-        path = (root / name.strip()).resolve()
-        if path.is_relative_to(root) and path.is_file():
-            return path
-    known = sorted(
-        str(path.relative_to(root)) for root in roots for path in root.rglob("*.*") if path.suffix in kinds
-    )
-    raise ValueError(
-        f"There is no file {name!r} in ComfyUI's output or input folder. There are: {', '.join(known[:20]) or 'none'}."
-    )
-
-
-def changed_at(name: str | None, kinds: tuple[str, ...] = READABLE) -> float | None:
-    """When that file last changed, so that a new version of it is read; None if there is none."""
-    try:
-        return None if name is None else existing_file(name, kinds).stat().st_mtime
-    except ValueError:
-        return None
 
 
 def _save_schema(node_id: str, noun: str, kind, prefix: str) -> io.Schema:
@@ -72,6 +33,10 @@ class MirrorSaveTrajectory(io.ComfyNode):
         return _save_schema("MirrorSaveTrajectory", "trajectory", MirrorType, "mirror/trajectory")
 
     @classmethod
+    def validate_inputs(cls, filename_prefix):
+        return problem(check_prefix, filename_prefix)
+
+    @classmethod
     def execute(cls, mirror, filename_prefix) -> io.NodeOutput:
         path, name = new_file(filename_prefix)
         save_mirror(mirror, path)
@@ -94,12 +59,16 @@ class MirrorLoadTrajectory(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, file):
+        return problem(existing_file, file)
+
+    @classmethod
     def fingerprint_inputs(cls, file):
-        return changed_at(file)
+        return stamps(file)
 
     @classmethod
     def execute(cls, file) -> io.NodeOutput:
-        return io.NodeOutput(load_mirror(existing_file(file)))
+        return io.NodeOutput(load_mirror(noted(file)))
 
 
 class MirrorSaveDirection(io.ComfyNode):
@@ -108,6 +77,10 @@ class MirrorSaveDirection(io.ComfyNode):
     @classmethod
     def define_schema(cls):
         return _save_schema("MirrorSaveDirection", "direction", DirectionType, "mirror/direction")
+
+    @classmethod
+    def validate_inputs(cls, filename_prefix):
+        return problem(check_prefix, filename_prefix)
 
     @classmethod
     def execute(cls, direction, filename_prefix) -> io.NodeOutput:
@@ -138,14 +111,25 @@ class MirrorLoadDirection(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, file, target_file=""):
+        return problem(_check_pair, file, target_file)
+
+    @classmethod
     def fingerprint_inputs(cls, file, target_file=""):
-        return changed_at(file), changed_at(target_file)
+        return stamps(file, target_file)
 
     @classmethod
     def execute(cls, file, target_file="") -> io.NodeOutput:
-        path = existing_file(file)
-        if path.suffix != ".pt":
-            return io.NodeOutput(load_direction(path))
-        if not target_file.strip():
-            raise ValueError(f"{path.name} is one half of a pair. Give the target's .pt in `target_file`.")
-        return io.NodeOutput(load_pt_pair(path, existing_file(target_file)))
+        _check_pair(file, target_file)
+        path = noted(file)
+        return io.NodeOutput(load_pt_pair(path, noted(target_file)) if path.suffix == ".pt" else load_direction(path))
+
+
+def _check_pair(file: str, target_file: str) -> None:
+    """Raises ValueError unless both files are there, where two are needed."""
+    path = existing_file(file)
+    if path.suffix != ".pt":
+        return
+    if not target_file.strip():
+        raise ValueError(f"{path.name} is one half of a pair. Give the target's .pt in `target_file`.")
+    existing_file(target_file)

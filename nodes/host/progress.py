@@ -7,6 +7,16 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 
+def progress_bar(total: int) -> comfy.utils.ProgressBar:
+    """The running node's bar; `update(1)` at each of `total` parts."""
+    return comfy.utils.ProgressBar(total)
+
+
+def stop_if_interrupted() -> None:
+    """Stops here if the user pressed the button."""
+    comfy.model_management.throw_exception_if_processing_interrupted()
+
+
 class Progress:
     """Counts evaluations of the network up to `total`, an upper bound known before the work starts."""
 
@@ -17,7 +27,7 @@ class Progress:
 
     def evaluated(self) -> None:
         """One more evaluation. Stops here if the user pressed the button."""
-        comfy.model_management.throw_exception_if_processing_interrupted()
+        stop_if_interrupted()
         self.done = min(self.done + 1, self.total)
         self.bar.update_absolute(self.done, self.total)
 
