@@ -20,7 +20,7 @@ def edit(g: Scene, **changes):
 def results(run_graph, g: Scene, made):
     """(edited samples, region, report) of one run."""
     edited, region, report = run_graph(g).outputs[made.id]
-    return edited["samples"], region, report
+    return edited["samples"], region, report.text
 
 
 def custom(**changes):

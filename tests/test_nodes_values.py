@@ -117,12 +117,12 @@ def test_the_published_stop_rule_counts_as_holding(host):
 
 def test_a_report_of_an_edit_says_what_is_wrong_with_it(host):
     report = host.pack_module("nodes.measure.report").MirrorReport
-    made = EditReport(150.0, changes=(0.1, 0.4, 0.3), coverage=0.25, notes=("A note.",))
+    made = EditReport(150.0, changes=(0.1, 0.4, 0.3), coverage=(0.25,))
     alone, both = report.execute(report=made).args, report.execute(mirror_of(0.01, "paper"), report=made).args
-    assert "25% of the picture" in alone[4] and "30.0% in the end, at most by 40.0%" in alone[4]
-    assert alone[4].endswith("A note.") and both[4].endswith(alone[4]) and "holds" in both[4]
+    assert "region: 25% of the picture" in alone[4] and "along the walk 0.10 0.40 0.30" in alone[4]
+    assert "passes: 150 in 3 steps" in alone[4] and both[4].endswith(alone[4]) and "holds" in both[4]
     assert both[0].shape[1] == 2 * alone[0].shape[1] and alone[5] == 150
-    assert "region is empty" in dataclasses.replace(made, coverage=0.0).text
+    assert "region empty: the model sees" in dataclasses.replace(made, coverage=(0.0,)).text
     assert "Hardly anything changed" in dataclasses.replace(made, changes=(0.01,)).text
     with pytest.raises(ValueError, match="nothing to report on"):
         report.execute()

@@ -11,43 +11,44 @@ HARDLY, NEARLY_ALL = 0.02, 0.9  # of the latent's change; of the picture
 
 @dataclass(frozen=True)
 class EditReport:
-    """Figures of one edit, means over its batch."""
+    """Figures of one edit."""
 
     forwards: float  # network rows per picture (NFE)
     backwards: float = 0.0
     changes: tuple[float, ...] = ()  # [T] how far the edit is from the picture as it was after each step, see `change`
-    coverage: float | None = None  # the part of the picture in which the edit may act; None: no region was looked for
-    notes: tuple[str, ...] = ()  # sentences of the node's own
+    coverage: tuple[float, ...] = ()  # [B] the part of each picture in which the edit acts; empty: no region was sought
+    why_empty: str = "the model sees no difference worth an edit; try a higher strength or cfg, or plainer words"
 
     @property
     def text(self) -> str:
-        """What the edit did, what may be wrong with it, and what to try."""
-        lines = [f"{self.forwards:.0f} forward and {self.backwards:.0f} backward passes a picture."]
-        if self.coverage is not None:
-            lines.append(f"The region is {self.coverage:.0%} of the picture.")
+        """What changed, where, what it cost, and what to try."""
+        lines = [self._region(k, share) for k, share in enumerate(self.coverage)]
         if self.changes:
-            last, most = self.changes[-1], max(self.changes)
-            lines.append(f"The latent changed by {last:.1%} in the end, at most by {most:.1%} on the way.")
-        return "\n".join([*lines, *self._advice(), *self.notes])
+            every = max(1, len(self.changes) // 10)
+            walk = " ".join(f"{change:.2f}" for change in self.changes[every - 1 :: every])
+            along = f"; along the walk {walk}" if len(self.changes) > 1 else ""
+            lines.append(f"change: {self.changes[-1]:.2f} of the picture's own contrast{along}")
+        backwards = f", {self.backwards:.0f} of them backward" if self.backwards else ""
+        steps = f" in {len(self.changes)} steps" if len(self.changes) > 1 else ""
+        return "\n".join([*lines, f"passes: {self.forwards + self.backwards:.0f}{backwards}{steps}", *self._advice()])
+
+    def _region(self, k: int, share: float) -> str:
+        name = "region" if len(self.coverage) == 1 else f"region of picture {k}"
+        return f"{name}: {share:.0%} of the picture" if share > 0 else f"{name} empty: {self.why_empty}"
 
     def _advice(self) -> list[str]:
-        if self.coverage == 0:
-            return [
-                "The region is empty: the edit was found nowhere, so the picture comes back as it was. Raise strength "
-                "or cfg, say the change in other words, or let the edit act everywhere."
-            ]
-        if self.coverage is not None and self.coverage > NEARLY_ALL:
-            return ["The region is nearly the whole picture: lower strength or cfg, or connect a mask."]
-        if self.changes and self.changes[-1] < HARDLY:
-            return ["Hardly anything changed: raise strength or cfg."]
+        if self.coverage and min(self.coverage) > NEARLY_ALL:
+            return ["Nearly the whole picture changed: lower strength or cfg, or connect a mask."]
+        if self.changes and self.changes[-1] < HARDLY and not (self.coverage and min(self.coverage) == 0):
+            return ["Hardly anything changed: raise strength or cfg, or say the change in plainer words."]
         return []
 
 
-def change(edited: Tensor, kept: Tensor) -> float:
-    """rms(edited - kept) / rms(kept) of two latents [B, C, H, W], the mean over the batch."""
-    return relative_displacement(edited[None], kept[None]).mean().item()
+def change(edited: Tensor, picture: Tensor) -> float:
+    """rms(edited - picture) / rms(picture) of two latents [B, C, H, W], the mean over the batch."""
+    return relative_displacement(edited[None], picture[None]).mean().item()
 
 
-def coverage(region: Tensor) -> float:
-    """The part of the picture where a region [B, 1, H, W] or [B, H, W] in [0, 1] lets an edit act at all."""
-    return (region > 0).float().mean().item()
+def coverage(region: Tensor) -> tuple[float, ...]:
+    """[B] the part of each picture that a region [B, 1, H, W] in [0, 1] covers, soft edges by their weight."""
+    return tuple(region.flatten(1).mean(dim=1).tolist())

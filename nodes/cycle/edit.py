@@ -6,6 +6,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ...mirror_ops.inversion.solvers import SolverContext
+from ...mirror_ops.measure.report import EditReport, change
 from ...mirror_ops.stochastic.dpm_encoder import cycle_diffusion, dpm_decode, seeded
 from ...mirror_ops.stochastic.sdedit import sdedit
 from ...mirror_ops.walks.precision import seen_in
@@ -15,7 +16,8 @@ from ..host.denoiser import Walk, run
 from ..host.prompts import prompts_at
 from ..host.solver import denoiser_of, solver_context
 from ..host.values import mask_at
-from ..types import category
+from ..reports import shown
+from ..types import ReportType, category
 from .encode import Encoder, chosen, encoded, encoder_input, grid_inputs, levels
 
 
@@ -69,6 +71,7 @@ class CycleDiffusionEdit(io.ComfyNode):
             outputs=[
                 io.Latent.Output(display_name="edited"),
                 io.Float.Output(display_name="forwards", tooltip="Passes through the networks a picture."),
+                ReportType.Output(display_name="report", tooltip="What changed, and its cost; for Mirror Report."),
             ],
         )
 
@@ -91,7 +94,10 @@ class CycleDiffusionEdit(io.ComfyNode):
         else:
             check_pair(model, decoder, sigmas)
             edited, forwards = _apart(model, decoder, samples, said, wanted, plan)
-        return io.NodeOutput({**latent, **families.latent_out(model, edited)}, forwards / len(samples))
+        picture = model.model.process_latent_in(samples.float())
+        report = EditReport(forwards / len(samples), changes=(change(edited.float().cpu(), picture.cpu()),))
+        edited = {**latent, **families.latent_out(model, edited)}
+        return io.NodeOutput(edited, report.forwards, report, ui=shown(report.text))
 
 
 def check_pair(model, decoder, sigmas: Tensor) -> None:

@@ -4,13 +4,14 @@ import torch
 from comfy_api.latest import io
 
 from ...mirror_ops.directions.direction import EditDirection
+from ...mirror_ops.measure.report import EditReport, coverage
 from ..host import families
 from ..host.conditioning import check_batch, text_of
 from ..host.values import SEEDS
 from ..reports import shown
-from ..types import DirectionType, category
+from ..types import DirectionType, ReportType, category
 from .asked import allowed_region, asked_for, check, places_of
-from .shared_walk import Guidance, Made, Plan, walked, walked_apart
+from .shared_walk import Guidance, Plan, walked, walked_apart
 
 AUTO, EVERYWHERE, CUSTOM = "auto", "everywhere", "custom"
 
@@ -44,7 +45,7 @@ class MirrorEdit(io.ComfyNode):
             outputs=[
                 io.Latent.Output(display_name="edited"),
                 io.Mask.Output(display_name="region", tooltip="Where the edit acted, a value for each latent cell."),
-                io.String.Output(display_name="report", tooltip="What changed, where, and what it cost."),
+                ReportType.Output(display_name="report", tooltip="What changed, where, and what it cost."),
             ],
         )
 
@@ -64,9 +65,12 @@ class MirrorEdit(io.ComfyNode):
         plan = Plan(sigmas, chosen(settings), seed, places_of(latent), allowed, region == AUTO, families.is_flow(model))
         made = walked(model, samples, prompts, plan) if edit_model is None else (
             walked_apart(model, edit_model, samples, prompts, plan))
-        told = report(made, plan, why_nothing(prompts, edit_model))
-        edited = {**latent, "samples": model.model.process_latent_out(made.edited)}
-        return io.NodeOutput(edited, made.region[:, 0], told, ui=shown(told))
+        report = EditReport(
+            made.passes, changes=tuple(made.changes), coverage=coverage(made.region),
+            why_empty=why_nothing(prompts, edit_model, allowed),
+        )
+        edited = {**latent, **families.latent_out(model, made.edited)}
+        return io.NodeOutput(edited, made.region[:, 0], report, ui=shown(report.text))
 
 
 def _edit_inputs() -> list:
@@ -141,27 +145,11 @@ def chosen(settings: dict) -> Guidance:
     return Guidance(until=settings["cfg_until"], after=settings["cfg_after"], **given)
 
 
-def why_nothing(prompts: dict, edit_model) -> str:
-    """What to do where nothing changed."""
+def why_nothing(prompts: dict, edit_model, allowed: torch.Tensor | None) -> str:
+    """Why a region is empty, or what to do about it."""
+    if allowed is not None and float(allowed.max()) == 0:
+        return "the mask allows no change anywhere"
     source, target = (text_of(prompts[name], name) for name in ("source", "target"))
     if source.shape == target.shape and torch.equal(source, target) and edit_model is None:
         return "source and target say the same, and no edit_model is connected"
     return "the model sees no difference worth an edit; try bold, a higher strength, or plainer words"
-
-
-def report(made: Made, plan: Plan, reason: str) -> str:
-    """What changed, where, and what it cost, in plain words."""
-    lines = []
-    for k, region in enumerate(made.region):
-        share, name = float(region.mean()), "region" if len(made.region) == 1 else f"region of picture {k}"
-        if share > 0:
-            lines.append(f"{name}: {share:.0%} of the picture")
-        elif plan.allowed is not None and float(plan.allowed[k % len(plan.allowed)].max()) == 0:
-            lines.append(f"{name} empty: the mask allows no change anywhere")
-        else:
-            lines.append(f"{name} empty: {reason}")
-    every = max(1, plan.steps // 10)
-    lines.append(f"change: {made.changes[-1]:.2f} of the picture's own contrast; along the walk "
-                 + " ".join(f"{change:.2f}" for change in made.changes[every - 1 :: every]))
-    lines.append(f"passes: {made.passes:.0f} in {plan.steps} steps")
-    return "\n".join(lines)
