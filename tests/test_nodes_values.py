@@ -37,6 +37,28 @@ def test_a_trajectory_is_the_same_after_saving(run_graph, host):
     run_graph(again)
 
 
+def test_a_trajectory_read_from_its_file_serves_beside_the_one_on_the_wire(run_graph):
+    scene = Scene()
+    mirror = scene.invert(Scene.NONE)
+    name = scene.add("MirrorSaveTrajectory", mirror=mirror(2), filename_prefix="tests/again")
+    loaded = scene.add("MirrorLoadTrajectory", file=name())
+    first = scene.add("MirrorCrossAttentionGuidance", model=scene.model, mirror=mirror(2), amount=0.1)
+    second = scene.add("MirrorMutualSelfAttention", model=first(), mirror=loaded(), first_step=1, first_layer=0,
+                       positive="source", negative="none")
+    edit = scene.sample(mirror, model=second())
+    assert torch.isfinite(samples(run_graph(scene), edit)).all()
+
+
+def test_a_mirror_from_a_seed_is_saved_although_it_is_its_own_way_back(run_graph):
+    scene = Scene()
+    mirror = scene.add("MirrorFromSeed", model=scene.model, positive=scene.source, latent=scene.latent, seed=3, cfg=1.0,
+                       **scene.grid)
+    name = scene.add("MirrorSaveTrajectory", mirror=mirror(1), filename_prefix="tests/seed")
+    loaded = scene.add("MirrorLoadTrajectory", file=name())
+    run = run_graph(scene)
+    assert run.outputs[loaded.id][0].same_as(run.outputs[mirror.id][1])
+
+
 def test_a_direction_is_the_same_after_saving(run_graph, host):
     scene = Scene()
     direction = scene.add(

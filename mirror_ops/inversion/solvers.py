@@ -39,14 +39,17 @@ class Edict:
     calls: int = 2
 
     def encode(self, denoise: Denoiser, picture: Tensor, on: SolverContext) -> Tensor:
+        """[2, B, C, H, W] the pair at the noisiest level."""
         pairs = edict_encode(denoise, picture, on.sigmas, None, self.p, input_scale=on.scale, network=on.network)
         return pairs[0].clone()  # not a view, which would keep the pairs of all levels in memory
 
     def decode(self, denoise: Denoiser, state: Tensor, on: SolverContext, on_step: Callable) -> Tensor:
+        """[B, C, H, W] the picture; `on_step(i, latent)` after each step."""
         how = {"input_scale": on.scale, "network": on.network, "on_step": lambda i, pair: on_step(i, pair[0])}
         return edict_decode(denoise, state, on.sigmas, None, self.p, **how)[-1, 0]
 
     def start(self, state: Tensor) -> Tensor:
+        """[B, C, H, W] the noisiest latent, which the sampler is given."""
         return state[0]
 
 
@@ -58,14 +61,17 @@ class Bdia:
     calls: int = 1
 
     def encode(self, denoise: Denoiser, picture: Tensor, on: SolverContext) -> Tensor:
+        """[2, B, C, H, W] the latents of the two noisiest levels."""
         how = {"input_scale": on.scale, "network": on.network}
         return bdia_encode(denoise, picture, on.sigmas, None, self.gamma, **how)[:2].clone()
 
     def decode(self, denoise: Denoiser, state: Tensor, on: SolverContext, on_step: Callable) -> Tensor:
+        """[B, C, H, W] the picture; `on_step(i, latent)` after each step."""
         how = {"input_scale": on.scale, "network": on.network, "on_step": on_step}
         return bdia_decode(denoise, state, on.sigmas, None, self.gamma, **how)[-1]
 
     def start(self, state: Tensor) -> Tensor:
+        """[B, C, H, W] the noisiest latent, which the sampler is given."""
         return state[0]
 
 
@@ -78,14 +84,17 @@ class EditFriendly:
     calls: int = 1
 
     def encode(self, denoise: Denoiser, picture: Tensor, on: SolverContext) -> Code:
+        """The noisiest latent [1, B, C, H, W] and the noise of each step."""
         generator = seeded(self.seed)
         denoise = seen_in(on.network, denoise)
         code = edit_friendly_encode(denoise, picture.double(), on.sigmas.double(), None, generator, self.eta, on.flow)
         return Code(code.latents[:1].clone(), code.noises)
 
     def decode(self, denoise: Denoiser, state: Code, on: SolverContext, on_step: Callable) -> Tensor:
+        """[B, C, H, W] the picture; `on_step(i, latent)` after each step."""
         denoise, sigmas = seen_in(on.network, denoise), on.sigmas.double()
         return dpm_decode(denoise, state.latents[0], state.noises, sigmas, None, self.eta, on.flow, on_step)
 
     def start(self, state: Code) -> Tensor:
+        """[B, C, H, W] the noisiest latent, which the sampler is given."""
         return state.latents[0]

@@ -94,8 +94,8 @@ class CycleDiffusionEdit(io.ComfyNode):
         else:
             check_pair(model, decoder, sigmas)
             edited, forwards = _apart(model, decoder, samples, said, wanted, plan)
-        picture = model.model.process_latent_in(samples.float())
-        report = EditReport(forwards / len(samples), changes=(change(edited.float().cpu(), picture.cpu()),))
+        changed = change(edited.float().cpu(), families.latent_in(model, samples))
+        report = EditReport(forwards / len(samples), changes=(changed,))
         edited = {**latent, **families.latent_out(model, edited)}
         return io.NodeOutput(edited, report.forwards, report, ui=shown(report.text))
 

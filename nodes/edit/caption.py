@@ -1,12 +1,12 @@
 """Words from local models: a caption of a picture, and sentences for an edit direction."""
 
-import comfy.utils
 import torch
 from comfy_api.latest import io
 from torch import Tensor
 
 from ...mirror_ops.directions.sentences import fill
 from ..host.local_models import library, loaded, model_folder, stopping
+from ..host.progress import progress_bar
 from ..reports import shown
 from ..types import category
 
@@ -106,7 +106,7 @@ class MirrorSentences(io.ComfyNode):
 
 def _write_all(write, asks: list[str], count: int, seed: int) -> list[str]:
     """`count` sentences by `write(ask, how many)`, as many for each ask; the same for the same seed."""
-    bar, sentences = comfy.utils.ProgressBar(count), []
+    bar, sentences = progress_bar(count), []
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         for k, ask in enumerate(asks):

@@ -98,6 +98,11 @@ def latent_format(model: ModelPatcher) -> str:
     return type(model.get_model_object("latent_format")).__name__
 
 
+def latent_in(model: ModelPatcher, samples: Tensor) -> Tensor:
+    """The samples of a LATENT in model space, float32 on the CPU."""
+    return model.model.process_latent_in(samples.float().cpu())
+
+
 def latent_out(model: ModelPatcher, x: Tensor) -> dict:
     """Model-space latents [B, C, H, W] as a LATENT, float32 on the CPU."""
     return {"samples": model.model.process_latent_out(x.float()).cpu()}

@@ -42,6 +42,11 @@ def identity(model: ModelPatcher) -> ModelIdentity:
     )
 
 
+def vae_identity(vae) -> list[str]:
+    """What tells a VAE from others: precision, weights and patches."""
+    return [*fingerprint(vae.patcher), patches_of(vae.patcher)]
+
+
 def check_made_with(mirror: Mirror, model: ModelPatcher) -> None:
     """Raises ValueError, saying what differs, for a model of another kind or with other weights than the mirror's; a
     warning for patched weights, which may be the edit itself (a LoRA), and for another precision."""

@@ -114,7 +114,7 @@ class MirrorExactInvert(io.ComfyNode):
         if not torch.isfinite(start).all():
             raise ValueError("The inversion is not finite. Lower cfg, or take fewer steps or another method.")
         check = partial(_check_beginning, start=start, on=on)
-        sampler = replay(chosen, state, on, check, model.model.process_latent_in(samples))
+        sampler = replay(chosen, state, on, check, families.latent_in(model, samples))
         return io.NodeOutput({**latent, **families.latent_out(model, start)}, sampler, sigmas)
 
 

@@ -14,8 +14,8 @@ from ..host.denoiser import Walk, run
 from ..host.identity import identity
 from ..host.noises import empty_latent, noisy_start, seeded_noise
 from ..host.prompts import prompts_at
+from ..host.values import mask_at
 from ..types import MirrorType, category
-from .invert import mask_of
 
 
 class MirrorFromSeed(io.ComfyNode):
@@ -69,7 +69,7 @@ class MirrorFromSeed(io.ComfyNode):
             source=cpu(text_of(positive)),
             embeddings=cpu(text_of(positive)).expand(len(sigmas) - 1, -1, -1, -1),
             pooled=cpu(pooled_of(positive)),
-            mask=mask_of({**latent, "samples": samples}),
+            mask=mask_at(latent.get("noise_mask"), samples, "the noise mask"),
             provenance=Provenance(
                 identity(model), "from a seed", cfg, scheduler=scheduler, seed=seed,
                 forwards=count.forwards / len(samples),

@@ -18,12 +18,12 @@ from ...mirror_ops.walks.ddim import InputScale
 from ...mirror_ops.walks.parity import parity_invert, resting
 from ...mirror_ops.walks.provenance import Provenance, Side
 from ...mirror_ops.walks.schedules import current_labels, target_labels
-from ...mirror_ops.walks.slerp import slerp
 from ...mirror_ops.walks.trajectory import Mirror, cpu
 from ..host import families
-from ..host.conditioning import Conditioning, check_batch, pooled_of, scheduled, text_of, with_text
+from ..host.conditioning import Conditioning, pooled_of, scheduled, text_of
 from ..host.denoiser import Count, Walk, run
 from ..host.identity import identity
+from ..host.prompts import prompts_for
 from ..host.values import mask_at
 from ..types import MirrorType, RewriterType, category
 
@@ -62,7 +62,7 @@ class RedescribedDDIMInvert(io.ComfyNode):
         families.check_supported(model, samples)
         sigmas = families.noise_levels(model, scheduler, steps, denoise) if sigmas is None else sigmas.float().cpu()
         families.check_levels(model, sigmas)
-        prompts = _prompts(positive, negative, cfg, rewriter, len(samples))
+        prompts = prompts_for(rewriter, cfg, positive, negative, len(samples))
         if regularise != "off" and families.is_flow(model):
             raise ValueError("A flow model predicts a velocity, not noise: set `regularise` to off.")
         refine = max(refine, rewriter.refine)
@@ -77,7 +77,7 @@ class RedescribedDDIMInvert(io.ComfyNode):
             source=cpu(text_of(positive)),
             embeddings=cpu(back.embeddings),
             pooled=cpu(pooled_of(positive)),
-            mask=mask_of(latent),
+            mask=mask_at(latent.get("noise_mask"), samples, "the noise mask"),
             provenance=_provenance(model, plan, scheduler, back, count, residuals),
         )
         stock = _for_samplers(model, positive, prompts, rewriter.side, mirror)
@@ -175,35 +175,6 @@ def _check_parity(model, sigmas: Tensor, steps: int, refine: int) -> None:
             "The published code's walk is no inverse that could be refined: set `refine` to 0 and use a rewriter that "
             "does not refine (paper, null text, negative prompt, none), or choose another label."
         )
-
-
-def _prompts(positive, negative, cfg: float, rewriter: Rewriter, batch: int) -> dict:
-    """The CONDITIONING of each side; ValueError if one is missing or does not fit."""
-    if rewriter.side == Side.NEGATIVE and cfg == 1:
-        raise ValueError(f"`{rewriter.name}` rewrites the negative prompt, which cfg 1 never reads. Use a higher cfg.")
-    if rewriter.side == Side.NEGATIVE and rewriter.start == Side.POSITIVE:
-        negative = _towards(positive, negative, rewriter.interpolation)
-    if negative is None and cfg != 1:
-        raise ValueError(f"cfg {cfg:g} needs a negative prompt to guide away from. Connect `negative`, or use cfg 1.")
-    prompts = {"positive": positive} if cfg == 1 else {"positive": positive, "negative": negative}
-    for name, conditioning in prompts.items():
-        check_batch(text_of(conditioning, name), batch)
-    return prompts
-
-
-def _towards(positive, negative, interpolation: float):
-    """`positive` with its text moved along the arc to `negative`'s; ValueError where that cannot be."""
-    if not interpolation:
-        return positive
-    if negative is None:
-        raise ValueError("An interpolated negative prompt lies between `positive` and `negative`: connect `negative`.")
-    start, end = text_of(positive), text_of(negative, "negative")
-    if start.shape[1:] != end.shape[1:]:
-        raise ValueError(
-            f"`positive` has {start.shape[1]} tokens of width {start.shape[2]} and `negative` {end.shape[1]} of "
-            f"{end.shape[2]}: texts of one length are needed to interpolate between them. Shorten the longer one."
-        )
-    return with_text(positive, slerp(start, end, interpolation))
 
 
 def _for_samplers(model, positive: Conditioning, prompts: dict, side: Side, mirror: Mirror) -> dict:
@@ -308,8 +279,3 @@ def _provenance(
         losses=tuple(map(tuple, back.losses.tolist())),
         residuals=tuple(map(tuple, residuals)),
     )
-
-
-def mask_of(latent: dict) -> Tensor | None:
-    """[B or 1, 1, H, W] the noise mask of a LATENT at the latent's size."""
-    return cpu(mask_at(latent.get("noise_mask"), latent["samples"], "the noise mask"))
