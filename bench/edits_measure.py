@@ -6,7 +6,10 @@ import hashlib
 import importlib
 import json
 import time
+from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,14 +20,22 @@ from harness.environment import ROOT
 from harness.tiny import Graph, node
 from mirror_ops.measure.metrics import relative_displacement
 from mirror_ops.measure.perceptual import structure_distance
-from mirror_ops.measure.within import psnr_within, ssim_within
+from mirror_ops.measure.within import intersection_over_union, leak_within, psnr_within, sharpness_within, ssim_within
 
 from .edit_methods import STEPS, Made, Method, Wires
 from .edits_tasks import Case
 from .world import save, world
 
 TYPES = ("MODEL", "CLIP", "VAE", "IMAGE", "IMAGE", "CONDITIONING", "CONDITIONING", "CONDITIONING", "MIRROR_DIRECTION",
-         "STRING", "STRING")
+         "STRING", "STRING", "STRING")
+KEPT = 600      # outputs of nodes that serve several methods: most share an inversion
+
+
+class Edited(NamedTuple):
+    """What a method made of some pictures."""
+    pictures: Tensor                    # [B, H, W, 3]
+    displacement: Tensor | None         # [B] relative, of the reconstruction; None without one
+    region: Tensor | None               # [B, 1, H, W] in [0, 1], at the pictures' size; None where it finds none
 
 
 class Stage:
@@ -36,37 +47,55 @@ class Stage:
         self.count.attach(self.model)
         self.values: tuple = ()
         self.given = node(lambda: self.values, TYPES)
+        host.nodes.NODE_CLASS_MAPPINGS[self.given].IS_CHANGED = lambda: str(self.serving)
+        self.serving: list = []                 # the places of the cases that the values are of
         self.directions: dict = {}
+        self.shared, self.sharing = None, []    # the executor that keeps outputs, and the places of its cases
         importlib.import_module("comfy.utils").PROGRESS_BAR_ENABLED = False     # of stock samplers; benches have one
 
-    def run(self, method: Method, settings: dict, cases: list) -> tuple[Tensor, Tensor | None]:
-        """(edited pictures [B, H, W, 3], relative displacement of the reconstruction [B] or None)."""
+    def share(self, cases: Sequence) -> None:
+        """While these cases are served, nodes that several graphs have in common run once."""
+        places = [case.place for case in cases]
+        if self.shared is None or places != self.sharing:
+            self.shared, self.sharing = self.host.executor(keep=KEPT), places
+
+    def run(self, method: Method, settings: dict, cases: Sequence) -> Edited:
+        """The edits of some cases, together unless the graph reads words."""
         g = Graph()
         links = map(g.add(self.given), range(len(TYPES)))
         wires = Wires(*links, host=self.host, steps=self.steps)
         made = method.build(g, wires, **settings)
-        reads_words = any(link in (wires.words_before, wires.words_after)
-                          for entry in g.values() for link in entry["inputs"].values())
+        words = (wires.words_before, wires.words_after, wires.words_blend)
+        reads_words = any(link in words for entry in g.values() for link in entry["inputs"].values())
         picture = made.picture or g.add("VAEDecode", samples=made.edited, vae=wires.vae)()
         groups = [[case] for case in cases] if reads_words else [cases]
         done = [self._run(g, made, picture, group) for group in groups]
-        pictures, moved = zip(*done, strict=True)
-        return torch.cat(pictures), None if moved[0] is None else torch.cat(moved)
+        return Edited(*(None if part[0] is None else torch.cat(part) for part in zip(*done, strict=True)))
 
-    def _run(self, g: Graph, made: Made, picture: list, cases: list) -> tuple[Tensor, Tensor | None]:
-        self.values = self._values(cases)
-        run = self.host.run_graph(g)
+    def _run(self, g: Graph, made: Made, picture: list, cases: Sequence) -> Edited:
+        places = [case.place for case in cases]
+        if self.serving != places:
+            self.values, self.serving = self._values(cases), places
+        run = self.host.run_graph({key: dict(entry) for key, entry in g.items()}, executor=self.shared)
+
+        def at(link):
+            return run.outputs[link[0]][link[1]]
+
         moved = None
         if made.mirror is not None:
-            mirror = run.outputs[made.mirror[0]][made.mirror[1]]
+            mirror = at(made.mirror)
             moved = relative_displacement(mirror.reconstruction[-1], mirror.latents[-1])
-        return run.outputs[picture[0]][picture[1]], moved
+        pictures, region = at(picture), None
+        if made.region is not None:
+            mask = at(made.region).reshape(len(pictures), 1, *at(made.region).shape[-2:]).float()
+            region = torch.nn.functional.interpolate(mask, size=pictures.shape[1:3], mode="bilinear")
+        return Edited(pictures, moved, region)
 
     def _values(self, cases: list) -> tuple:
         before, after, _ = (torch.cat(parts) for parts in zip(*(c.pictures() for c in cases), strict=True))
         texts = [self._prompts([c.captions[k] for c in cases]) for k in (0, 1)]
         return (self.model, self.clip, self.vae, before, after, *texts, self._prompts([""]), self._directions(cases),
-                *cases[0].captions)
+                *cases[0].captions, cases[0].blend_words)
 
     def _prompts(self, captions: list[str]) -> list:
         """CONDITIONING that holds a caption for each picture of a batch."""
@@ -88,6 +117,7 @@ class Stage:
         return type(each[0])(torch.cat([one.delta for one in each]), pooled, each[0].meta)
 
 
+@cache
 def embedded(steps: int = STEPS) -> Stage:
     """The embedded world's stage."""
     w = world()
@@ -96,40 +126,57 @@ def embedded(steps: int = STEPS) -> Stage:
 
 def measure(stage: Stage, name: str, method: Method, settings: dict, cases: list[Case]) -> tuple[list[dict], Tensor]:
     """(one record a scene, the edited pictures [B, H, W, 3])."""
-    edited, moved = stage.run(method, settings, cases)
-    found = figures(edited, cases)
+    made = stage.run(method, settings, cases)
+    found = figures(made.pictures, cases, made.region)
     return [{"method": name, "task": case.task.name, "seed": case.seed, **found[i],
-             "displacement": None if moved is None else float(moved[i])} for i, case in enumerate(cases)], edited
+             "displacement": None if made.displacement is None else float(made.displacement[i])}
+            for i, case in enumerate(cases)], made.pictures
 
 
 def alone(stage: Stage, method: Method, settings: dict, case) -> tuple[Tensor, dict[str, float]]:
     """(edited picture [1, H, W, 3], what it takes by itself). In a batch rewriting stops when its slowest picture does,
     so costs are measured here."""
     stage._values([case])                   # the direction, which serves all methods
+    shared, stage.shared = stage.shared, None
     stage.count.forwards = stage.count.backwards = 0
     started = time.perf_counter()
-    edited, _ = stage.run(method, settings, [case])
-    seconds = time.perf_counter() - started
-    return edited, {"forwards": stage.count.forwards, "backwards": stage.count.backwards, "seconds": seconds}
+    edited = stage.run(method, settings, [case]).pictures
+    seconds, stage.shared = time.perf_counter() - started, shared
+    forwards, backwards = stage.count.forwards, stage.count.backwards
+    return edited, {"forwards": forwards, "backwards": backwards, "passes": forwards + 2 * backwards,
+                    "seconds": seconds}
 
 
-def figures(edited: Tensor, cases: list[Case]) -> list[dict]:
+def figures(edited: Tensor, cases: list[Case], region: Tensor | None = None) -> list[dict]:
     """How near edited pictures [B, H, W, 3] are to the exact answers, and what the classifier sees in them."""
     before, after, mask = (torch.cat(parts) for parts in zip(*(c.pictures() for c in cases), strict=True))
     x, answer, source = (p.movedim(-1, 1).float() for p in (edited, after, before))
     values = {"inside_psnr": psnr_within(x, answer, mask), "outside_psnr": psnr_within(x, answer, 1 - mask),
               "inside_ssim": ssim_within(x, answer, mask), "outside_ssim": ssim_within(x, answer, 1 - mask),
+              "leak": leak_within(x, source, answer, mask), "sharpness": sharpness_within(x, answer, mask),
               "structure": structure_distance(features(x), features(source))}
+    iou = None if region is None else intersection_over_union(region, mask)
     seen = world().attributes(edited)
-    return [{**{name: float(value[i]) for name, value in values.items()}, **judged(case, seen[i])}
+    return [{**{name: float(value[i]) for name, value in values.items()},
+             "region_iou": None if iou is None else float(iou[i]), **judged(case, seen[i]),
+             "each": each_attribute(case, seen[i], *(p[i:i + 1] for p in (x, answer, source)))}
             for i, case in enumerate(cases)]
 
 
 def judged(case: Case, seen: dict[str, str]) -> dict[str, float]:
-    """`success`: the edited attribute is seen; `kept`: the share of the others that are seen as they were."""
+    """`success`: every edited attribute is seen; `kept`: the share of the others that are seen as they were."""
     right = {name: float(seen[name] == value) for name, value in case.wanted.items()}
-    success = right.pop(case.task.attribute)
+    success = min(right.pop(name) for name in case.task.attributes)
     return {"success": success, "kept": float(np.mean(list(right.values())))}
+
+
+def each_attribute(case: Case, seen: dict[str, str], x: Tensor, answer: Tensor, source: Tensor) -> dict | None:
+    """Of tasks that change several attributes: success, inside_psnr and leak of each in its own area."""
+    if len(case.task.attributes) == 1:
+        return None
+    return {name: {"success": float(seen[name] == case.wanted[name]),
+                   "inside_psnr": float(psnr_within(x, answer, area)),
+                   "leak": float(leak_within(x, source, answer, area))} for name, area in case.areas().items()}
 
 
 def features(x: Tensor) -> Tensor:

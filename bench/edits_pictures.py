@@ -21,10 +21,11 @@ ENOUGH = .8                     # success below which a method counts as not hav
 def draw(out: Path, book: Book, rows: list[dict], average: list[dict], args, names: list[str]) -> None:
     """Write sheet-TASK.png for every task, overview.png with a scene of each, and plots of the means over tasks."""
     held_out, mixed = args.scenes_of == "held-out", []
+    average = [row for row in average if row["group"] == average[0]["group"]]
     for task in args.tasks:
         cases = cases_of(TASKS[task], args.scenes, held_out)[:SHOWN]
         mixed.append(cases[len(mixed) % len(cases)])
-        titles = [" to ".join(case.change) if len(TASKS[task].changes) > 1 else str(case.seed) for case in cases]
+        titles = [" to ".join(case.change.values) if len(TASKS[task].changes) > 1 else str(case.seed) for case in cases]
         own = [row for row in rows if row["task"] == task]
         save(out / f"sheet-{task.replace(' ', '-')}.png", sheet(book, cases, titles, names, own))
     save(out / "overview.png", sheet(book, mixed, args.tasks, names, average))
@@ -47,7 +48,7 @@ def sheet(book: Book, cases: list[Case], titles: list[str], names: list[str], ro
     pictures = [[before for before, _ in drawn], [answer for _, answer in drawn]]
     labels, marks = ["the picture", "exact answer"], [[None] * len(cases)] * 2
     of = {row["method"]: row for row in rows}
-    hits = {(r["method"], r["task"], r["seed"]): r["success"] for r in book.records.values()}
+    hits = {(r["method"], r["task"], r["seed"]): r["success"] for r in book.records.values() if "success" in r}
     for name in names:
         row = of[name]
         pictures.append([load(book, name, case) for case in cases])
@@ -75,7 +76,7 @@ def locality(average: list[dict]) -> np.ndarray:
 
 def cost(average: list[dict]) -> np.ndarray:
     """What nearness costs. A backward pass counts as two forward passes."""
-    points = [Point(row["method"], row["forwards"] + 2 * row["backwards"],
+    points = [Point(row["method"], row["passes"],
                     (row["inside_psnr"] + row["outside_psnr"]) / 2, edited(row))
               for row in average if row["method"] not in BOUNDS]
     return scatter(points, "cost (filled: success of 80 % or more)", "forward + 2 x backward passes a picture",

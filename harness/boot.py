@@ -93,7 +93,7 @@ class Host:
         self._import(cpu)
         self.listener = Listener()
         self._report_progress()
-        self.shared = self._executor()
+        self.shared = self.executor()
         self._load_extras()
         self.nodes.NODE_CLASS_MAPPINGS[SINK] = Sink
         self.pack_nodes: set[str] = set()
@@ -128,9 +128,11 @@ class Host:
         if failed:
             logging.warning("These nodes of the host did not load: %s", ", ".join(sorted(failed)))
 
-    def _executor(self):
-        cache = {"lru": 0, "ram": 2.0, "ram_inactive": 8.0}
-        return self.execution.PromptExecutor(self.listener, self.execution.CacheType.CLASSIC, cache)
+    def executor(self, keep: int = 0):
+        """An executor; with `keep` one that keeps the outputs of the so many nodes used last, of whatever graphs."""
+        cache = {"lru": keep, "ram": 2.0, "ram_inactive": 8.0}
+        kind = self.execution.CacheType.LRU if keep else self.execution.CacheType.CLASSIC
+        return self.execution.PromptExecutor(self.listener, kind, cache)
 
     def _report_progress(self) -> None:
         """Send progress bars to the listener and heed interrupts there, as main.py does."""
@@ -182,21 +184,22 @@ class Host:
         return convert(workflow, self.object_info())
 
     def run_graph(self, graph: dict[str, dict], *, cached: bool = False, previews: bool = False,
-                  interrupt_when: Callable[[str, Any], bool] | None = None) -> Run:
+                  interrupt_when: Callable[[str, Any], bool] | None = None, executor=None) -> Run:
         """Validate and run a graph (API format) through the host's executor, all nodes, open branches too.
 
         cached: keep node outputs from one call to the next, as a server does; else every node runs anew.
         previews: ask samplers for preview pictures (events "preview").
         interrupt_when(event, data): once it says True the run is interrupted, as by the Cancel button.
+        executor: one that `executor` made, whose kept outputs serve this run.
         Raises GraphRejected if any node fails validation, GraphFailed if a node raises.
         """
-        return self.loop.run_until_complete(self._run(graph, cached, previews, interrupt_when))
+        return self.loop.run_until_complete(self._run(graph, cached, previews, interrupt_when, executor))
 
     def check_graph(self, graph: dict[str, dict]) -> None:
         """Raises GraphRejected if any node of a graph (API format) fails the host's validation."""
         self.loop.run_until_complete(self._validate(str(uuid.uuid4()), self._closed(graph)))
 
-    async def _run(self, graph, cached, previews, interrupt_when) -> Run:
+    async def _run(self, graph, cached, previews, interrupt_when, executor) -> Run:
         graph = self._closed(graph)
         prompt_id, run = str(uuid.uuid4()), Run()
         checked = await self._validate(prompt_id, graph)
@@ -205,7 +208,7 @@ class Host:
             run.events.append(("preview" if event in PREVIEW_EVENTS else event, data))
             if interrupt_when and interrupt_when(*run.events[-1]):
                 self.nodes.interrupt_processing(True)
-        executor = self.shared if cached else self._executor()
+        executor = executor or (self.shared if cached else self.executor())
         self.listener.receive = receive
         extra = {"client_id": "harness"} | ({"preview_method": "latent2rgb"} if previews else {})
         try:

@@ -5,7 +5,11 @@ from __future__ import annotations
 from demo.graphs import SHEETS
 from harness.tiny import Graph
 
-from .parts import CFGS, NONE, PAPER, STEPS, STRENGTHS, Made, Method, Wires, each, invert, sample
+from .parts import NONE, PAPER, STEPS, Made, Method, Wires, each, invert, sample
+from .pix2pix_zero import CODE
+
+CODES_OWN = {"amount": .1, "strength": .65, "ramp": 1.2}      # MirrorDiffusion's official code
+STRENGTHS = tuple({"cfg": cfg, "strength": strength} for cfg, strength in ((1.0, 1.5), (1.5, 1.0), (2.0, 1.0)))
 
 
 def floor(g: Graph, w: Wires) -> Made:
@@ -22,13 +26,23 @@ def ddim(g: Graph, w: Wires, cfg: float) -> Made:
     return sample(g, w, mirror, w.after, cfg, **({} if cfg == 1 else {"negative": w.empty}))
 
 
-def mirror_paper(g: Graph, w: Wires, cfg: float, strength: float = 1.0) -> Made:
-    """MirrorDiffusion: the rewritten prompt + direction, guided away from the rewritten prompt."""
+def mirror_paper(g: Graph, w: Wires, cfg: float, amount: float, strength: float, ramp: float) -> Made:
+    """MirrorDiffusion as its authors run it: the prompt rewritten, a direction that grows for two thirds of the walk,
+    cross-attention guidance of both halves' latents with the cycle loss, cfg against the rewritten prompt."""
+    mirror = invert(g, w, PAPER)
+    model = g.add("MirrorCrossAttentionGuidance", model=w.model, mirror=mirror(2), amount=amount, latents=CODE,
+                  cycle=True)
+    return sample(g, w, mirror, w.before, cfg, model=model(), direction=w.direction, strength=strength, ramp=ramp,
+                  ramp_until=2 / 3)
+
+
+def mirror_plain(g: Graph, w: Wires, cfg: float, strength: float = 1.0) -> Made:
+    """The same by the paper's equations alone: no cross-attention guidance, no ramp, no cycle."""
     return sample(g, w, invert(g, w, PAPER), w.before, cfg, direction=w.direction, strength=strength)
 
 
 def mirror_caption(g: Graph, w: Wires, cfg: float, strength: float = 1.0) -> Made:
-    """The same with the difference of the two captions as direction."""
+    """The equations alone, with the difference of the two captions as direction."""
     return sample(g, w, invert(g, w, PAPER), w.after, cfg, strength=strength)
 
 
@@ -60,7 +74,8 @@ def shipped(g: Graph, w: Wires, paste: bool = True, **changes) -> Made:
     pasted = saved["inputs"]["images"]
     picture = copy(pasted if paste else graph[pasted[0]]["inputs"]["source"])
     mirror = next((made[key](2) for key in made if kinds[key] == "RedescribedDDIMInvert"), None)
-    return Made(None, mirror, picture)
+    region = next((made[key](3) for key in made if kinds[key] == "MirrorSample"), None)
+    return Made(None, mirror, picture, region)
 
 
 def altered(graph: dict, rewriter: dict | None = None, guidance: float | None = None, **changes) -> dict:
@@ -81,15 +96,21 @@ def altered(graph: dict, rewriter: dict | None = None, guidance: float | None = 
 METHODS = {
     "floor": Method(floor, about="no edit: the autoencoder's round trip of the picture"),
     "ceiling": Method(ceiling, about="the autoencoder's round trip of the exact answer"),
-    "ddim": Method(ddim, {"cfg": 5.0}, each(CFGS), "DDIM inversion, the other caption at cfg 5 against no words"),
+    "ddim": Method(ddim, {"cfg": 5.0}, each((1.0, 1.5, 2.0)), "DDIM inversion, the other caption at cfg 5 against no "
+                   "words"),
     "ddim-cfg1": Method(ddim, {"cfg": 1.0}, about="the same without guidance"),
-    "mirror-paper": Method(mirror_paper, {"cfg": 5.0}, STRENGTHS,
-                           "prompt rewritten at cfg 1, + direction, cfg 5 against the rewritten prompt"),
+    "mirror-paper": Method(mirror_paper, {"cfg": 5.0, **CODES_OWN}, each((1.5, 3.0), **CODES_OWN)
+                           + each((1.5,), **{**CODES_OWN, "amount": .5}),
+                           "MirrorDiffusion as its authors' code: direction .65 and growing, cross-attention guidance "
+                           "with the cycle loss, cfg 5 against the rewritten prompt"),
+    "mirror-paper-plain": Method(mirror_plain, {"cfg": 5.0}, STRENGTHS,
+                                 "the same without guidance by attention, ramp and cycle: direction 1, cfg 5"),
     "mirror-caption": Method(mirror_caption, {"cfg": 5.0}, STRENGTHS, "the same with the difference of two captions"),
-    "ours": Method(shipped, {}, each((1.0, 1.5, 2.5, 3.0, 4.0, 5.0)), "the shipped graph mirror_demo as it is"),
-    "ours-decoded": Method(shipped, {"paste": False}, about="the same without the original's pixels put back"),
-    "ours-unwritten": Method(shipped, {"rewriter": NONE}, about="the same with the prompt as it is: no gradients"),
-    "ours-guided": Method(shipped, {"guidance": .1}, about="the same under cross-attention guidance"),
-    "ours-everywhere": Method(shipped, {"locality": "everywhere", "paste": False},
-                              about="free to change the whole picture"),
+    "mirror": Method(shipped, {}, ({"cfg": 1.5}, {"cfg": 3.0}, {"strength": 1.0}),
+                     "the shipped graph mirror_demo as it is"),
+    "mirror-decoded": Method(shipped, {"paste": False}, about="the same without the original's pixels put back"),
+    "mirror-unwritten": Method(shipped, {"rewriter": NONE}, about="the same with the prompt as it is: no gradients"),
+    "mirror-guided": Method(shipped, {"guidance": .1}, about="the same under cross-attention guidance"),
+    "mirror-everywhere": Method(shipped, {"locality": "everywhere", "paste": False},
+                                about="free to change the whole picture"),
 }

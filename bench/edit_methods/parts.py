@@ -1,7 +1,8 @@
 """What the measured methods are made of.
 
 A method is `build(g, w, **settings) -> Made`: it adds nodes to the graph `g`, on the wires `w`. `published` holds the
-settings of its publication; `tries` are the others that `--tune` compares on training scenes, the same number for all.
+settings of its publication; `tries` are the others that `--tune` compares on training scenes: TRIES for every method,
+its own locality among them where it has one, none for bounds and ablations.
 """
 
 from __future__ import annotations
@@ -25,10 +26,7 @@ def each(cfgs: tuple[float, ...], **others) -> tuple[dict, ...]:
     return tuple({"cfg": cfg, **others} for cfg in cfgs)
 
 
-# Six settings each: what `--tune` compares, besides the published one.
-CFGS = (1.0, 1.5, 2.0, 3.0, 5.0, 7.5)
-HIGHER = CFGS[1:]
-STRENGTHS = each((1.0, 1.5, 2.0, 3.0), strength=1.0) + each((1.0, 1.5), strength=1.5)
+TRIES = 3                       # settings besides the published one
 
 
 class Wires(NamedTuple):
@@ -42,8 +40,9 @@ class Wires(NamedTuple):
     after: list             # of the edited picture's caption
     empty: list             # of no words
     direction: list         # MIRROR_DIRECTION from many captions with the one value to as many with the other
-    words_before: list      # STRING; a graph that uses these two is run on one picture at a time
+    words_before: list      # STRING; a graph that uses these three is run on one picture at a time
     words_after: list
+    words_blend: list       # STRING of the words that stand where the picture changes; likewise
     host: Host
     steps: int = STEPS
 
@@ -55,6 +54,7 @@ class Made(NamedTuple):
     edited: list | None             # link to the edited LATENT
     mirror: list | None = None
     picture: list | None = None     # link to the edited IMAGE, where the graph does more than decode
+    region: list | None = None      # link to the MASK that the method found for its edit
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,7 @@ class Method:
     published: dict = field(default_factory=dict)
     tries: tuple[dict, ...] = ()
     about: str = ""
+    tuned_as: str = ""      # the method whose chosen setting this one takes: null-text inversion's closed form
 
 
 def invert(g: Graph, w: Wires, rewriter: dict, cfg: float = 1.0, **changes):

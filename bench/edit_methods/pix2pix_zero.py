@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from harness.tiny import Graph
 
-from .parts import CFGS, NONE, STRENGTHS, Made, Method, Wires, each, invert, sample
+from .parts import NONE, Made, Method, Wires, invert, sample
 
 CURRENT = "current (pix2pix-zero family)"
 PAPER, CODE = "one latent (paper)", "two latents (official code)"
-AMOUNTS = tuple({"cfg": cfg, "amount": amount} for cfg in (1.5, 5.0) for amount in (.1, .5, 2.0))
+AMOUNTS = tuple({"cfg": cfg, "amount": amount} for cfg, amount in ((1.5, .1), (1.5, .5), (3.0, .5)))
 
 
 def pix2pix_zero_noise(g: Graph, w: Wires, cfg: float) -> Made:
@@ -54,13 +54,13 @@ def pix2pix_zero_inversion(g: Graph, w: Wires):
 
 
 METHODS = {
-    "pix2pix-zero-A": Method(pix2pix_zero_noise, {"cfg": 5.0}, each(CFGS), "ablation A: noise, the other caption"),
-    "pix2pix-zero-B": Method(pix2pix_zero_ddim, {"cfg": 5.0}, each(CFGS), "ablation B: DDIM inversion, caption"),
-    "pix2pix-zero-C": Method(pix2pix_zero_swap, {"cfg": 5.0}, each(CFGS), "ablation C: regularised inversion, caption"),
-    "pix2pix-zero-D": Method(pix2pix_zero_direction, {"cfg": 5.0}, STRENGTHS,
-                             "ablation D: regularised inversion, edit direction, no cross-attention guidance"),
+    "pix2pix-zero-A": Method(pix2pix_zero_noise, {"cfg": 5.0}, about="ablation A: noise, the other caption"),
+    "pix2pix-zero-B": Method(pix2pix_zero_ddim, {"cfg": 5.0}, about="ablation B: DDIM inversion, caption"),
+    "pix2pix-zero-C": Method(pix2pix_zero_swap, {"cfg": 5.0}, about="ablation C: regularised inversion, caption"),
+    "pix2pix-zero-D": Method(pix2pix_zero_direction, {"cfg": 5.0},
+                             about="ablation D: regularised inversion, edit direction, no cross-attention guidance"),
     "pix2pix-zero": Method(pix2pix_zero, {"cfg": 5.0, "amount": .1}, AMOUNTS,
                            "regularised inversion, edit direction, cross-attention guidance of one latent"),
-    "pix2pix-zero-code": Method(pix2pix_zero_code, {"cfg": 5.0, "amount": .1}, AMOUNTS,
-                                "the same with the official code's two latents"),
+    "pix2pix-zero-code": Method(pix2pix_zero_code, {"cfg": 5.0, "amount": .1},
+                                about="the same with the official code's two latents"),
 }

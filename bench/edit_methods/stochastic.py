@@ -36,12 +36,12 @@ def edit_friendly(g: Graph, w: Wires, source_cfg: float, cfg: float, steps: int 
 
 METHODS = {
     "sdedit": Method(sdedit, {"denoise": .75, "cfg": 5.0},
-                     each((2.0, 5.0), denoise=.3) + each((2.0, 5.0), denoise=.5) + each((2.0, 3.0), denoise=.75),
+                     ({"denoise": .5, "cfg": 5.0}, {"denoise": .75, "cfg": 3.0}, {"denoise": .9, "cfg": 3.0}),
                      "noise to strength 0.75, the other caption at cfg 5"),
     "cyclediffusion": Method(cycle, {"denoise": .7, "cfg": 3.0},
-                             each((1.0, 2.0, 5.0), denoise=.7) + each((1.0, 2.0, 3.0), denoise=.85),
+                             ({"denoise": .7, "cfg": 2.0}, *each((2.0, 3.0), denoise=.85)),
                              "the last 35 of 50 steps, eta 0.1, cfg 3; one draw, not the best of 540"),
     "edit-friendly": Method(edit_friendly, {"source_cfg": 3.5, "cfg": 15.0},
-                            each((1.0, 2.0, 3.5), source_cfg=1.0) + each((2.0, 5.0, 7.5), source_cfg=1.0, denoise=.5),
+                            ({"source_cfg": 3.5, "cfg": 9.0}, *each((3.5, 7.5), source_cfg=1.0)),
                             "100 steps, 36 skipped, cfg 3.5 and 15"),
 }

@@ -126,8 +126,8 @@ def _walk_inputs() -> list:
     return [
         io.Combo.Input(
             "exact", options=list(EXACT), default="off", optional=True, advanced=True, tooltip=(
-                "source: the reconstruction follows the recording exactly. source and edit: the edit is also "
-                "given what the source branch missed at each step (Direct Inversion)."
+                "source: the reconstruction follows the recording exactly (Direct Inversion). source and edit: the "
+                "edit is also given what the source branch missed at each step."
             ),
         ),
         io.Combo.Input(
