@@ -119,9 +119,10 @@ def listed(names: list[str] | None):
         base = name.removesuffix(BEST)
         method, settings = METHODS[base], METHODS[base].published
         if name != base:
-            settings = tuned.get(method.tuned_as or base, {}).get("settings")
-            if settings in (None, method.published):
+            chosen = tuned.get(method.tuned_as or base, {}).get("settings")
+            if chosen in (None, method.published):
                 continue
+            settings = {**method.published, **chosen}
         yield name, method, settings
 
 

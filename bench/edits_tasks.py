@@ -137,12 +137,12 @@ OTHER = (
            ("gray", "green")),
 )
 SEVERAL = (
-    several("species and hat", ("species", "hat"), (("cat", "none"), ("rabbit", "green")),
-            (("dog", "red"), ("fox", "none"))),
-    several("coat and background", ("coat", "background"), (("brown", "green"), ("gray", "purple")),
-            (("white", "pink"), ("orange", "gray"))),
+    several("species and hat", ("species", "hat"), (("cat", "red"), ("rabbit", "green")),
+            (("dog", "blue"), ("fox", "red"))),
+    several("coat and glasses", ("coat", "glasses"), (("brown", "yes"), ("white", "no")),
+            (("gray", "yes"), ("orange", "no"))),
     several("species, hat and background", ("species", "hat", "background"),
-            (("bear", "none", "yellow"), ("dog", "blue", "pink")), (("fox", "red", "gray"), ("cat", "yellow", "blue"))),
+            (("bear", "green", "yellow"), ("dog", "yellow", "pink")), (("fox", "yellow", "gray"), ("cat", "red", "blue"))),
 )
 GROUPS = {"tuned": TUNED, "other": OTHER, "several": SEVERAL}
 TASKS = {task.name: task for group in GROUPS.values() for task in group}

@@ -3,12 +3,19 @@
 import numpy as np
 import pytest
 import torch
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import convolve1d, gaussian_filter
 
 from mirror_ops.measure.image_grid import difference_heat, draw_sheet, outlined
 from mirror_ops.measure.metrics import psnr, ssim
 from mirror_ops.measure.perceptual import clip_score, directional_similarity, prefers_target, structure_distance
-from mirror_ops.measure.within import psnr_blackened, psnr_within, ssim_within
+from mirror_ops.measure.within import (
+    intersection_over_union,
+    leak_within,
+    psnr_blackened,
+    psnr_within,
+    sharpness_within,
+    ssim_within,
+)
 
 
 @pytest.fixture
@@ -104,3 +111,35 @@ def test_heat_is_dark_where_nothing_changed():
     mask[2:7, 2:7] = 1
     drawn = (outlined(reference, mask) == 255).all(-1)
     assert drawn.sum() == 16 and not drawn[4, 4] and drawn[2, 4]
+
+
+def test_leak_is_the_part_of_the_old_picture_that_is_left(pair):
+    answer, source, mask = pair
+    assert leak_within(source, source, answer, mask).tolist() == pytest.approx([1, 1])
+    assert leak_within(answer, source, answer, mask).abs().max() < 1e-12
+    mixed = .7 * answer + .3 * source
+    outside = torch.where(mask > 0, mixed, torch.rand_like(mixed))
+    assert leak_within(outside, source, answer, mask).tolist() == pytest.approx([.3, .3])
+
+
+def test_sharpness_is_the_energy_that_a_small_blur_takes_away(pair):
+    a, b, mask = pair
+    taps = np.array([1., 4, 6, 4, 1]) / 16
+
+    def fine(y):
+        rows = convolve1d(y, taps, axis=0, mode="mirror")
+        return y - convolve1d(rows, taps, axis=1, mode="mirror")
+
+    for k in range(2):
+        where = mask[k, 0].numpy() > 0
+        energy = [sum((fine(x[k, c].numpy()) ** 2)[where].sum() for c in range(3)) for x in (a, b)]
+        assert sharpness_within(a, b, mask)[k].item() == pytest.approx(energy[0] / energy[1])
+    assert sharpness_within(.5 * a + .2, a, mask).tolist() == pytest.approx([.25, .25])
+
+
+def test_region_iou_counts_cells():
+    region, mask = torch.zeros(1, 1, 4, 4), torch.zeros(1, 1, 4, 4)
+    region[..., :2] = .8
+    mask[..., 1:] = 1
+    assert intersection_over_union(region, mask).item() == pytest.approx(4 / 16)
+    assert intersection_over_union(torch.zeros_like(mask), torch.zeros_like(mask)).isnan()

@@ -63,7 +63,7 @@ class Method:
     published: dict = field(default_factory=dict)
     tries: tuple[dict, ...] = ()
     about: str = ""
-    tuned_as: str = ""      # the method whose chosen setting this one takes: null-text inversion's closed form
+    tuned_as: str = ""      # the method whose chosen setting this one takes: its closed form, or its equal
 
 
 def invert(g: Graph, w: Wires, rewriter: dict, cfg: float = 1.0, **changes):

@@ -82,7 +82,7 @@ METHODS = {
     "proxnpi-unpulled": Method(proximal_negative_prompt, {"cfg": 7.5, "quantile": .4, "pull": None},
                                each((2.0, 3.0), quantile=.4, pull=None) + each((3.0,), quantile=.7, pull=None),
                                "the same without inversion guidance"),
-    "direct": Method(direct, {"cfg": 7.5}, each((1.5, 2.0, 3.0)),
+    "direct": Method(direct, {"cfg": 7.5}, tuned_as="ddim", about=
                      "Direct Inversion without attention control: only the source is corrected, so it is `ddim`"),
     "nti+p2p": Method(null_text, {"cfg": 7.5, "p2p": MAPS}, tuned_as="npi+p2p",
                       about="null-text inversion with prompt-to-prompt"),
