@@ -142,7 +142,8 @@ SEVERAL = (
     several("coat and glasses", ("coat", "glasses"), (("brown", "yes"), ("white", "no")),
             (("gray", "yes"), ("orange", "no"))),
     several("species, hat and background", ("species", "hat", "background"),
-            (("bear", "green", "yellow"), ("dog", "yellow", "pink")), (("fox", "yellow", "gray"), ("cat", "red", "blue"))),
+            (("bear", "green", "yellow"), ("dog", "yellow", "pink")),
+            (("fox", "yellow", "gray"), ("cat", "red", "blue"))),
 )
 GROUPS = {"tuned": TUNED, "other": OTHER, "several": SEVERAL}
 TASKS = {task.name: task for group in GROUPS.values() for task in group}
