@@ -63,16 +63,17 @@ def test_tasks_that_are_reported_alone_share_no_change_with_those_that_settings_
 def test_every_method_is_tuned_with_the_same_budget(host):
     from bench.edit_methods import METHODS
     from bench.edit_methods.parts import TRIES
-    untuned = ("floor", "ceiling", "ddim-cfg1", "mirror-decoded", "mirror-unwritten", "mirror-guided",
-               "mirror-everywhere", "pix2pix-zero-A", "pix2pix-zero-B", "pix2pix-zero-C", "pix2pix-zero-D",
-               "pix2pix-zero-code")
+    untuned = (
+        "floor", "ceiling", "ddim-cfg1", "pix2pix-zero-A", "pix2pix-zero-B", "pix2pix-zero-C", "pix2pix-zero-D",
+        "pix2pix-zero-code", *(name for name in METHODS if name.startswith(("ours-", "mirror-")) and not
+                               name.startswith(("mirror-paper", "mirror-caption"))))
+    own = {"first_step", "strength", "cfg", "settings", "cfg_until", "cfg_after"}
     for name, method in METHODS.items():
         if name in untuned:
             assert not method.tries, name
         else:
             tries = METHODS[method.tuned_as].tries if method.tuned_as else method.tries
-            assert len(tries) == TRIES and all(set(one) <= set(method.published) | {"first_step", "strength", "cfg"}
-                                               for one in tries), name
+            assert len(tries) == TRIES and all(set(one) <= set(method.published) | own for one in tries), name
 
 
 def test_rivals_are_what_their_authors_run(host):
@@ -147,6 +148,36 @@ def test_the_mirror_is_the_shipped_graph(stage, cases, host):
     assert torch.equal(run.outputs[scene][3], mask[0]) and run.outputs[scene][1] == cases[1].captions[0]
     assert (run.outputs[saved["inputs"]["images"][0]][0][0] - edited[1]).abs().max() < .02
     assert len(moved) == 2 and moved.min() > 0 and region.shape == (2, 1, 128, 128)
+
+
+def test_ours_is_edit_picture_as_it_comes(stage, cases, host):
+    """Both nodes with nothing set but the steps, as a user puts them into a graph."""
+    edit_node, paste = (host.nodes.NODE_CLASS_MAPPINGS[name] for name in ("MirrorEdit", "MirrorPaste"))
+    model, _, vae, before, _, source, target, *_ = stage._values(cases)
+    latent = {"samples": vae.encode(before)}
+
+    def default(node, name):
+        entry = next(one for one in node.define_schema().inputs if one.id == name)
+        return entry.default if entry.default is not None else entry.options[0]
+
+    preset = next(one for one in edit_node.define_schema().inputs if one.id == "settings").options[0].key
+    plain = {name: default(edit_node, name) for name in ("scheduler", "strength", "seed", "region")}
+    edited, _, _ = edit_node.execute(model, source, target, latent, {"settings": preset}, steps=STEPS, **plain).args
+    edge = {name: default(paste, name) for name in ("widen", "soften")}
+    picture, region = paste.execute(before, vae.decode(edited["samples"]), **edge, vae=vae).args
+    ours = edit(stage, "ours", cases)
+    assert (ours.pictures - picture).abs().max() < .01 and (ours.region[:, 0] - region).abs().max() < .05
+    decoded = edit(stage, "ours-decoded", cases).pictures
+    assert (ours.pictures - before).abs().amax(-1)[region == 0].max() == 0 < (decoded - before).abs().amax(-1)[
+        region == 0].min()
+
+
+def test_flowedit_and_infedit_are_the_published_walks(stage, cases):
+    """Against algorithm 1 of each, written out on the network's own predictions and the node's own noise."""
+    from bench.edit_methods import METHODS
+    from bench.edits_measure import alone
+    for name, passes in (("flowedit", 4 * round(.66 * STEPS)), ("infedit", 3 * STEPS), ("ours-everywhere", 3 * STEPS)):
+        assert alone(stage, METHODS[name], METHODS[name].published, cases[0])[1]["passes"] == passes, name
 
 
 @pytest.mark.parametrize("name", ["ddim", "mirror-paper"])

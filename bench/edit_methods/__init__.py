@@ -3,9 +3,9 @@
 To add one: a function and a line in its family's METHODS.
 """
 
-from . import mirror, pix2pix_zero, proxedit, stochastic
+from . import mirror, pix2pix_zero, proxedit, shared_noise, stochastic
 from .parts import STEPS, Made, Method, Wires
 
-METHODS = {**mirror.METHODS, **pix2pix_zero.METHODS, **proxedit.METHODS, **stochastic.METHODS}
+METHODS = {**mirror.METHODS, **shared_noise.METHODS, **pix2pix_zero.METHODS, **proxedit.METHODS, **stochastic.METHODS}
 
 __all__ = ["METHODS", "STEPS", "Made", "Method", "Wires"]

@@ -66,6 +66,20 @@ class Method:
     tuned_as: str = ""      # the method whose chosen setting this one takes: its closed form, or its equal
 
 
+def defaults_of(w: Wires, node: str) -> dict:
+    """What a node's required inputs are set to when it is put into a graph."""
+    inputs = w.host.nodes.NODE_CLASS_MAPPINGS[node].define_schema().inputs
+    set_ = {entry.id: first_of(entry) for entry in inputs if not entry.optional}
+    return {name: value for name, value in set_.items() if value is not None}
+
+
+def first_of(entry):
+    """An input's default, else the first of its options, else None: a wire."""
+    options = getattr(entry, "options", None) or [None]
+    default = getattr(entry, "default", None)
+    return getattr(options[0], "key", options[0]) if default is None else default
+
+
 def invert(g: Graph, w: Wires, rewriter: dict, cfg: float = 1.0, **changes):
     """RedescribedDDIMInvert; a cfg other than 1 is guided away from the empty prompt."""
     inputs = {"model": w.model, "positive": w.before, "latent": w.latent(g), "cfg": cfg, **changes}

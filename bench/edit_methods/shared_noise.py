@@ -1,0 +1,56 @@
+"""Picture and edit walked under the same noise: ours, its presets and controls, FlowEdit and InfEdit."""
+
+from __future__ import annotations
+
+from harness.tiny import Graph
+
+from .parts import Made, Method, Wires, defaults_of
+
+GUIDANCE = {"cfg": 1.5, "cfg_until": 1.0, "cfg_after": 1.5, "source_cfg": 1.0, "draws": 1, "jump": False}
+
+
+def edit_picture(g: Graph, w: Wires, settings: str = "", model: list | None = None, paste: bool = True, **changes):
+    """MirrorEdit as it comes, or with `changes`, and the original's own pixels put back; without `paste` decoded only.
+
+    `changes` to the guidance make it the node's `custom`.
+    """
+    guided = {name: changes.pop(name) for name in GUIDANCE if name in changes}
+    choice = {"settings": "custom", **{f"settings__{k}": v for k, v in {**GUIDANCE, **guided}.items()}} if guided else (
+        {"settings": settings} if settings else {})
+    inputs = {"model": model or w.model, "source": w.before, "target": w.after, "latent": w.latent(g), **choice}
+    own = defaults_of(w, "MirrorEdit")
+    edit = g.add("MirrorEdit", **{**own, **inputs, "steps": w.steps, **changes})
+    if not paste:
+        return Made(edit(0), region=edit(1))
+    decoded = g.add("VAEDecode", samples=edit(0), vae=w.vae)()
+    pasted = g.add("MirrorPaste", **{**defaults_of(w, "MirrorPaste"), "original": w.image, "edited": decoded,
+                                     "vae": w.vae})
+    return Made(None, picture=pasted(0), region=pasted(1))
+
+
+def flow_edit(g: Graph, w: Wires, source_cfg: float, cfg: float, denoise: float) -> Made:
+    """Both sides guided away from no words, from a noise level below the highest on (Kulikov et al. 2024)."""
+    return edit_picture(g, w, paste=False, region="everywhere", negative=w.empty, source_cfg=source_cfg, cfg=cfg,
+                        cfg_after=cfg, denoise=denoise, steps=round(denoise * w.steps))
+
+
+def inf_edit(g: Graph, w: Wires, cfg: float) -> Made:
+    """Virtual inversion without attention control (Xu et al. 2023): each step jumps to where the edit is seen."""
+    return edit_picture(g, w, paste=False, region="everywhere", negative=w.empty, cfg=cfg, cfg_after=cfg, jump=True)
+
+
+METHODS = {
+    "ours": Method(edit_picture, {}, ({"settings": "faithful"}, {"settings": "bold"}, {"cfg": 3.0, "cfg_until": .2,
+                   "cfg_after": 1.25}), "Edit Picture and Paste Edit onto Original, as they come"),
+    "ours-faithful": Method(edit_picture, {"settings": "faithful"}, about="the same, the preset `faithful`"),
+    "ours-bold": Method(edit_picture, {"settings": "bold"}, about="the preset `bold`"),
+    "ours-decoded": Method(edit_picture, {"paste": False}, about="without the original's pixels put back"),
+    "ours-everywhere": Method(edit_picture, {"paste": False, "region": "everywhere"}, about="without a region"),
+    "flowedit": Method(flow_edit, {"source_cfg": 3.5, "cfg": 13.5, "denoise": .66},
+                       ({"source_cfg": 1.5, "cfg": 5.5, "denoise": .86},
+                        {"source_cfg": 1.0, "cfg": 2.5, "denoise": .86},
+                        {"source_cfg": 1.0, "cfg": 1.5, "denoise": 1.0}),
+                       "FlowEdit at its settings for SD3, in a noise-predicting model: the last 33 of 50 steps"),
+    "infedit": Method(inf_edit, {"cfg": 2.0}, ({"cfg": 1.0}, {"cfg": 1.5}, {"cfg": 4.0}),
+                      "InfEdit's virtual inversion without its attention control, cfg 2"),
+}
