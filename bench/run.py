@@ -6,6 +6,7 @@ import sys
 BENCHES = {"demo-model": "bench.demo_model", "reconstruction": "bench.reconstruction",
            "reconstruction-trials": "bench.reconstruction_trials",
            "memory": "bench.memory",
+           "speed": "bench.speed",
            "latent-guidance": "bench.latent_guidance",
            "folders": "bench.folders",
            "edits": "bench.edits", "distil": "bench.distil", "pie": "bench.pie"}

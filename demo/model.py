@@ -23,6 +23,7 @@ import torch
 
 FOLDER = Path(__file__).parent
 WEIGHTS = FOLDER / "weights" / "embedded_world.safetensors"
+PREVIEW = FOLDER / "weights" / "preview.json"
 TOKENIZER = FOLDER / "tokenizer"
 
 LATENT_CHANNELS = 8
@@ -43,6 +44,11 @@ HEADS = {"num_heads": -1, "num_head_channels": 32}
 class LatentFormat(comfy.latent_formats.LatentFormat):
     scale_factor = 1.0
     latent_channels = LATENT_CHANNELS
+
+    def __init__(self):
+        if PREVIEW.exists():                      # made by `python run.py train --stages preview`
+            colours = json.loads(PREVIEW.read_text(encoding="utf-8"))
+            self.latent_rgb_factors, self.latent_rgb_factors_bias = colours["factors"], colours["bias"]
 
 
 class EmbeddedWorld(comfy.supported_models.SD15):

@@ -9,7 +9,7 @@ import os
 import shutil
 from pathlib import Path
 
-STAGES = ("tokenizer", "vae", "diffusion", "classifier", "export", "lora")
+STAGES = ("tokenizer", "vae", "diffusion", "classifier", "export", "lora", "preview")
 SCENES = 20_000
 
 
@@ -35,7 +35,7 @@ def _run(stage: str, args) -> None:
     boot()
     from . import classifier, domains, model
     from .training import classifier as read
-    from .training import diffusion, lora, tokenizer, vae
+    from .training import diffusion, lora, preview, tokenizer, vae
     from .training.export import export
     out = {name: args.folder / f"{name}-final.pt" for name in ("vae", "diffusion", "classifier")}
     steps = {"steps": args.steps} if args.steps else {}
@@ -49,6 +49,9 @@ def _run(stage: str, args) -> None:
         read.train(args.folder, out["classifier"], args.workers, args.scenes, **steps)
     elif stage == "lora":
         lora.train(args.folder, domains.FOLDER if args.install else args.folder / "weights", **steps)
+    elif stage == "preview":
+        explained = preview.fit(model.PREVIEW if args.install else args.folder / "weights" / model.PREVIEW.name)
+        print(f"preview colours: {explained:.0%} of the variance")
     else:
         made = [args.folder / "weights" / p.name for p in (model.WEIGHTS, classifier.WEIGHTS)]
         export(out["vae"], out["diffusion"], out["classifier"], *made)

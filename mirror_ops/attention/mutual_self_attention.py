@@ -7,7 +7,7 @@ the edit gets the source's texture in a layout of its own. All tensors are proje
 
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate
+from torch.nn.functional import interpolate, scaled_dot_product_attention
 
 OWN, SOURCE, JOINT = "none", "source", "joint"
 
@@ -40,9 +40,11 @@ def masked_mutual(
     [B, pixels] in [0, 1], of `unit_area`. The source's is cut at `threshold`; the edit's blends both answers softly.
     """
     q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2).float() for x in (q, k, v))
-    logits = q @ k.mT * q.shape[-1] ** -0.5
     inside = (source_area >= threshold)[:, None, None]
-    lowest = torch.finfo(logits.dtype).min
-    answers = [logits.masked_fill(~asked, lowest).softmax(dim=-1) @ v for asked in (inside, ~inside)]
+    answers = []
+    for asked in (inside, ~inside):
+        # a finite mask: where nothing may be asked, everything is, alike
+        mask = torch.zeros_like(asked, dtype=q.dtype).masked_fill(~asked, torch.finfo(q.dtype).min)
+        answers.append(scaled_dot_product_attention(q, k, v, mask))
     blend = area[:, None, :, None]
     return (blend * answers[0] + (1 - blend) * answers[1]).transpose(1, 2).flatten(2)

@@ -118,7 +118,8 @@ class Walk:
         self.device = guider.model_patcher.load_device
         self.half = guider.inner_model.get_dtype_inference() == torch.float16
         self.prompts: dict[str, Prompt] = {}
-        self.denoised = None  # the last prediction [B, C, H, W], for previews
+        self.denoised = None  # the last prediction [B, C, H, W], for previews; the edit's where there is an edit
+        self._shows_edit = False
         self._held = Held(None, None, None, None)
 
     def latent_in(self, latent: Tensor) -> Tensor:
@@ -164,7 +165,8 @@ class Walk:
         network = self.guider.inner_model.diffusion_model
         with gradients.differentiable_pass(network, self.checkpoint) if with_gradient else nullcontext():
             denoised = self.guider(x, sigma.to(x.dtype).expand(len(x)), model_options=options, seed=0)
-        self.denoised = denoised.detach()
+        if branch is Branch.EDIT or not self._shows_edit:
+            self.denoised, self._shows_edit = denoised.detach(), branch is Branch.EDIT
         return scale.enter(denoised) if with_gradient and self.half else denoised
 
     def _predict(self, args: dict, hold: list) -> list[Tensor]:
