@@ -118,24 +118,24 @@ def row(name: str, against: str, found: list[float]) -> dict:
 def overhead(w: World, scene: Walks, name: str, trials: int) -> tuple[dict, list[float]]:
     """The row and the quotients of one graph over its own passes."""
     walk = OVERHEAD[name]
-    model = w.host.run_graph(scene.trial(walk, 0)).outputs[scene.model.id][0]
+    model = w.host.run_graph(scene.trial(walk, 0), cached=True).outputs[scene.model.id][0]
     network = model.model.diffusion_model
     with recorded(network) as calls:
-        w.host.run_graph(scene.trial(walk, 10**3))
+        w.host.run_graph(scene.trial(walk, 10**3), cached=True)
 
     def bare(k: int) -> None:
         with torch.inference_mode():
             for x, t, context in calls:
                 network(x, t, context=context, transformer_options={})
 
-    found = quotients(lambda k: w.host.run_graph(scene.trial(walk, k)), bare, trials)
+    found = quotients(lambda k: w.host.run_graph(scene.trial(walk, k), cached=True), bare, trials)
     return row(name, f"{len(calls)} bare passes", found), found
 
 
 def pairs(w: World, scene: Walks, steps: int, trials: int) -> dict[str, list[float]]:
     """{figure: quotients} of our graphs over diffusers' pipelines. Raises SetupError without diffusers."""
     pipelines.load()
-    outputs = w.host.run_graph(scene.trial(guided, 0)).outputs
+    outputs = w.host.run_graph(scene.trial(guided, 0), cached=True).outputs
     texts = {text: outputs[link[0]][0][0][0].clone() for text, link in scene.texts.items()}
     model, latent = outputs[scene.model.id][0], outputs[scene.latent[0]][0]["samples"].clone()
     noise = outputs[scene.mirror.id][0]["samples"].clone()
@@ -145,9 +145,9 @@ def pairs(w: World, scene: Walks, steps: int, trials: int) -> dict[str, list[flo
     cycle = pipelines.cycle_diffusion(unet, texts, latent)
     zero = pipelines.pix2pix_zero(unet, texts, texts[TARGET] - texts[SOURCE])
     return {
-        "cyclediffusion_ratio": quotients(lambda k: w.host.run_graph(scene.trial(edited, k)),
+        "cyclediffusion_ratio": quotients(lambda k: w.host.run_graph(scene.trial(edited, k), cached=True),
                                           lambda k: cycle(SOURCE, TARGET, steps, CFG, k), trials),
-        "pix2pix_zero_ratio": quotients(lambda k: w.host.run_graph(scene.trial(guided, k)),
+        "pix2pix_zero_ratio": quotients(lambda k: w.host.run_graph(scene.trial(guided, k), cached=True),
                                         lambda k: zero(SOURCE, noise, steps, CFG, AMOUNT), trials),
     }
 
