@@ -32,10 +32,10 @@ import torch
 
 from . import edits_pictures as pictures
 from .edit_methods import METHODS, STEPS
-from .edits_measure import Book, alone, embedded, fingerprint, measure
+from .edits_measure import Book, alone, embedded, measure
 from .edits_tasks import GROUPS, TASKS, cases_of, group_of
+from .fingerprint import fingerprint
 from .table import show, write
-from .world import world
 
 MEANS = ("inside_psnr", "outside_psnr", "inside_ssim", "outside_ssim", "success", "kept", "leak", "sharpness",
          "region_iou", "structure", "displacement", "forwards", "backwards", "passes", "seconds")
@@ -59,9 +59,8 @@ def main(argv: list[str]) -> int:
         print(problem, file=sys.stderr)
         return 2
     out = args.json.parent if args.json else Path("output", "edits")
-    parts = ("edits_measure", "edit_methods", "edits_tasks")
-    weights = [world().host.pack_module(f"demo.{name}").WEIGHTS for name in ("model", "classifier")]
-    book = Book(out, [fingerprint(parts, weights), args.steps], args.fresh)
+    state = fingerprint(("edits_measure", "edit_methods", "edits_tasks"), ("model", "classifier"))
+    book = Book(out, [state, args.steps], args.fresh)
     with torch.inference_mode():
         if args.tune:
             tune(args, book)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import json
 import time
@@ -16,7 +15,6 @@ import torch
 from torch import Tensor
 
 from harness.boot import Host
-from harness.environment import ROOT
 from harness.tiny import Graph, node
 from mirror_ops.measure.metrics import relative_displacement
 from mirror_ops.measure.perceptual import structure_distance
@@ -39,10 +37,10 @@ class Edited(NamedTuple):
 
 
 class Stage:
-    """Hands scenes to graphs, and counts what the network does for them."""
+    """Hands scenes to graphs, and counts what the network does for them. `kind`: what `Wires` says of the model."""
 
-    def __init__(self, host: Host, model, clip, vae, steps: int = STEPS):
-        self.host, self.clip, self.vae, self.steps = host, clip, vae, steps
+    def __init__(self, host: Host, model, clip, vae, steps: int = STEPS, **kind: int):
+        self.host, self.clip, self.vae, self.steps, self.kind = host, clip, vae, steps, kind
         self.model, self.count = model.clone(), host.pack_module("nodes.host.denoiser").Count()
         self.count.attach(self.model)
         self.values: tuple = ()
@@ -63,7 +61,7 @@ class Stage:
         """The edits of some cases, together unless the graph reads words."""
         g = Graph()
         links = map(g.add(self.given), range(len(TYPES)))
-        wires = Wires(*links, host=self.host, steps=self.steps)
+        wires = Wires(*links, host=self.host, steps=self.steps, **self.kind)
         made = method.build(g, wires, **settings)
         words = (wires.words_before, wires.words_after, wires.words_blend)
         reads_words = any(link in words for entry in g.values() for link in entry["inputs"].values())
@@ -232,11 +230,3 @@ def parsed(line: str) -> dict | None:
         return json.loads(line)
     except json.JSONDecodeError:
         return None
-
-
-def fingerprint(parts: tuple[str, ...], weights: list[Path]) -> str:
-    """Of all that figures depend on: weights, the sources of the pack, and these parts of the bench."""
-    bench = [f for part in parts for f in [*(ROOT / "bench").glob(f"{part}.py"), *(ROOT / "bench" / part).glob("*.py")]]
-    pack = [f for folder in ("mirror_ops", "nodes", "demo") for f in (ROOT / folder).rglob("*.py")]
-    files = sorted(f for f in [*bench, *pack] if "training" not in f.parts)
-    return hashlib.sha256(b"".join(f.read_bytes() for f in [*files, *weights])).hexdigest()[:16]

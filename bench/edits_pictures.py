@@ -29,9 +29,9 @@ def draw(out: Path, book: Book, rows: list[dict], average: list[dict], args, nam
         own = [row for row in rows if row["task"] == task]
         save(out / f"sheet-{task.replace(' ', '-')}.png", sheet(book, cases, titles, names, own))
     save(out / "overview.png", sheet(book, mixed, args.tasks, names, average))
-    for name, plot in (("plot-locality", locality(average)), ("plot-cost", cost(average)),
-                       ("plot-attributes", attributes(average))):
-        save(out / f"{name}.png", plot)
+    locality(out / "plot-locality.png", average)
+    cost(out / "plot-cost.png", average)
+    attributes(out / "plot-attributes.png", average)
     print(f"sheets and plots: {out}")
 
 
@@ -67,28 +67,27 @@ def as_bytes(picture) -> np.ndarray:
     return (picture[0] * 255).round().byte().numpy()
 
 
-def locality(average: list[dict]) -> np.ndarray:
+def locality(path: Path, average: list[dict]) -> None:
     """Outside against inside, methods that edited filled."""
     points = [Point(row["method"], row["outside_psnr"], row["inside_psnr"], edited(row)) for row in average]
-    return scatter(points, "nearness to the exact answer (filled: success of 80 % or more)",
-                   "outside the edited region, PSNR in dB", "inside, PSNR in dB")
+    scatter(path, points, "nearness to the exact answer (filled: success of 80 % or more)",
+            "outside the edited region, PSNR in dB", "inside, PSNR in dB")
 
 
-def cost(average: list[dict]) -> np.ndarray:
+def cost(path: Path, average: list[dict]) -> None:
     """What nearness costs. A backward pass counts as two forward passes."""
-    points = [Point(row["method"], row["passes"],
-                    (row["inside_psnr"] + row["outside_psnr"]) / 2, edited(row))
+    points = [Point(row["method"], row["passes"], (row["inside_psnr"] + row["outside_psnr"]) / 2, edited(row))
               for row in average if row["method"] not in BOUNDS]
-    return scatter(points, "cost (filled: success of 80 % or more)", "forward + 2 x backward passes a picture",
-                   "mean of inside and outside, PSNR in dB")
+    scatter(path, points, "cost (filled: success of 80 % or more)", "forward + 2 x backward passes a picture",
+            "mean of inside and outside, PSNR in dB")
 
 
 def edited(row: dict) -> bool:
     return row["success"] >= ENOUGH
 
 
-def attributes(average: list[dict]) -> np.ndarray:
+def attributes(path: Path, average: list[dict]) -> None:
     """Success and the others kept, a pair of bars a method."""
     rows = [row for row in average if row["method"] != "floor"]
-    return bars([row["method"] for row in rows], {"asked for": [row["success"] for row in rows],
-                                                  "others kept": [row["kept"] for row in rows]}, "attributes right")
+    bars(path, [row["method"] for row in rows], {"asked for": [row["success"] for row in rows],
+                                                 "others kept": [row["kept"] for row in rows]}, "attributes right")

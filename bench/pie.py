@@ -32,12 +32,14 @@ from harness.boot import boot
 
 from . import pie_metrics, pie_sets
 from .edit_methods import METHODS
-from .edits_measure import Book, Stage, alone, fingerprint
+from .edits_measure import Book, Stage, alone
+from .fingerprint import fingerprint
 from .pie_sets import Sets
 from .table import show, write
 
 ANNOTATIONS, PICTURES = "mapping_file.json", "annotation_images"
 EXCLUDED = ("ceiling",)         # there is no exact answer here
+SD_DECODER = 10     # of Stable Diffusion's 16 self-attention layers: where MasaCtrl begins
 PARTS = ("pie", "pie_metrics", "pie_sets", "edits_measure", "edit_methods")
 
 
@@ -54,6 +56,12 @@ class Entry:
     @property
     def place(self) -> list[str]:
         return [self.key]
+
+    @property
+    def blend_words(self) -> str:
+        """The words that are in one caption and not in the other."""
+        before, after = (dict.fromkeys(caption.split()) for caption in self.captions)
+        return ", ".join([*(word for word in before if word not in after), *(w for w in after if w not in before)])
 
     @property
     def sentences(self) -> tuple[str, str]:
@@ -86,7 +94,7 @@ def main(argv: list[str]) -> int:
     missing += also_missing
     print("\n".join(missing))
     host = boot(cpu=args.cpu)
-    stage = Stage(host, *load(args.checkpoint), args.steps)
+    stage = Stage(host, *load(args.checkpoint), args.steps, cells=args.size // 8, decoder=SD_DECODER)
     out = args.json.parent if args.json else Path("output", "pie")
     book = opened(args, out)
     rows = [row(stage, book, name, found, figures, sets) for name in args.methods]
@@ -151,7 +159,7 @@ def opened(args: argparse.Namespace, out: Path) -> Book:
     It is begun anew where anything else that edits depend on has changed, as their pictures are overwritten then.
     """
     weight, folder = args.checkpoint.stat(), args.folder.resolve()
-    state = [fingerprint(PARTS, [folder / ANNOTATIONS]), str(folder), weight.st_size, weight.st_mtime]
+    state = [fingerprint(PARTS, files=[folder / ANNOTATIONS]), str(folder), weight.st_size, weight.st_mtime]
     own = out / f"{folder.name}, {args.checkpoint.stem}, {args.size}, {args.steps} steps"
     before = own / "state.json"
     changed = not before.exists() or json.loads(before.read_text()) != state

@@ -3,13 +3,12 @@
 Held-out scenes are inverted under their caption and walked back at each guidance against the empty prompt, by the
 pack's nodes with their defaults and the host's own samplers. Passes are rows of the network's batch, from the encoded
 picture to the reconstruction. Displacement is rms(z' - z) / rms(z) of the latent, its mean over pictures and the worst.
-With --json every finished batch is kept, and --resume goes on from there.
+With --json every finished batch is kept, and --resume goes on from there, unless sources or weights have changed.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import sys
 import time
@@ -20,10 +19,12 @@ import torch
 
 from mirror_ops.measure.metrics import psnr, relative_displacement
 
+from .fingerprint import fingerprint
 from .reconstruction_methods import METHODS, SCHEDULER, Batch, Walk, batch_of
 from .table import show
 from .world import world
 
+PARTS, WEIGHTS = ("reconstruction", "reconstruction_methods"), ("model",)    # what figures depend on, the pack apart
 MOST_DB = 200.0  # what equal latents are given, which have no PSNR
 DISPLACEMENT_EXACT, DISPLACEMENT_FLOAT64 = 1e-4, 1e-8
 
@@ -107,7 +108,7 @@ def main(argv: list[str]) -> int:
 def run(args: argparse.Namespace) -> None:
     """Measure what is asked for and not there yet."""
     methods = args.methods
-    settings = {"scenes": args.scenes, "steps": args.steps, "batch": args.batch, "weights": fingerprint()}
+    settings = {"scenes": args.scenes, "steps": args.steps, "batch": args.batch, "sources": fingerprint(PARTS, WEIGHTS)}
     state = {"settings": settings, "pictures": kept(args.json, settings) if args.resume else []}
     done = {(p["method"], p["cfg"], p["scene"]) for p in state["pictures"]}
     groups = [list(range(args.scenes))[i : i + args.batch] for i in range(0, args.scenes, args.batch)]
@@ -138,19 +139,13 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     return args
 
 
-def fingerprint() -> str:
-    """Of the embedded model's weights."""
-    weights = world().host.pack_module("demo.model").WEIGHTS
-    return hashlib.sha256(weights.read_bytes()).hexdigest()[:12]
-
-
 def kept(path: Path, settings: dict) -> list[dict]:
     """The records of an earlier, unfinished run with the same settings; else none, and says so."""
     if not path.exists():
         return []
     earlier = json.loads(path.read_text())
     if earlier["settings"] != settings:
-        print(f"{path} was measured with other settings or weights: measuring all anew")
+        print(f"{path} was measured with other settings, sources or weights: measuring all anew")
         return []
     return earlier["pictures"]
 

@@ -4,12 +4,12 @@ import importlib
 import sys
 
 BENCHES = {"demo-model": "bench.demo_model", "reconstruction": "bench.reconstruction",
-           "reconstruction-trials": "bench.reconstruction_trials",
            "memory": "bench.memory",
            "speed": "bench.speed",
            "latent-guidance": "bench.latent_guidance",
            "folders": "bench.folders",
-           "edits": "bench.edits", "distil": "bench.distil", "pie": "bench.pie"}
+           "edits": "bench.edits", "edits-bound": "bench.edits_bound", "edits-regions": "bench.edits_regions",
+           "distil": "bench.distil", "pie": "bench.pie"}
 
 
 def main(argv: list[str]) -> int:

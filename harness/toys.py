@@ -8,6 +8,16 @@ from torch import Tensor
 from mirror_ops.walks.provenance import ModelIdentity, Provenance
 
 
+def scaled_linear_sigmas(steps: int = 1000, start: float = 0.00085, end: float = 0.012) -> Tensor:
+    """Stable Diffusion's table: [steps] noise levels, rising, float64.
+
+    betas = linspace(sqrt(start), sqrt(end))^2, alpha_bar = cumprod(1 - betas) (Rombach et al. 2022, "scaled linear");
+    sigma = sqrt((1 - alpha_bar) / alpha_bar).
+    """
+    alpha_bar = torch.cumprod(1 - torch.linspace(start**0.5, end**0.5, steps, dtype=torch.float64) ** 2, dim=0)
+    return ((1 - alpha_bar) / alpha_bar).sqrt()
+
+
 def mixture(*, channels: int = 4, components: int = 3, spread: float = 0.35, flow: bool = False) -> Callable:
     """The exact posterior mean E[x0 | x] of data whose pixels are drawn from a mixture of Gaussians. Nonlinear.
 

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from harness.toys import provenance
+from harness.toys import provenance, scaled_linear_sigmas
 from mirror_ops.directions import direction as directions
 from mirror_ops.directions.direction import SentenceMean
 from mirror_ops.directions.sentences import QUALITIES, THINGS, fill
@@ -14,13 +14,10 @@ from mirror_ops.measure.curve import draw_curves
 from mirror_ops.measure.metrics import psnr, relative_displacement, ssim
 from mirror_ops.walks import trajectory
 from mirror_ops.walks.schedules import (
-    alpha_bar_of,
     check_grid,
     current_labels,
     paper_grid,
     paper_timesteps,
-    scaled_linear_sigmas,
-    sigma_of,
     target_labels,
     windows,
 )
@@ -36,7 +33,6 @@ def test_the_papers_grid_and_table():
     grid = paper_grid(table, 50)
     assert len(grid) == 51 and torch.equal(grid[-1], table[0]) and torch.equal(grid[0], table[981])
     assert round(grid[0].item(), 3) == 13.120
-    assert torch.allclose(sigma_of(alpha_bar_of(table)), table, rtol=1e-9)
 
 
 def test_labels_are_the_noisier_or_the_cleaner_level():

@@ -5,13 +5,14 @@ import math
 import pytest
 import torch
 
+from harness.toys import scaled_linear_sigmas
 from mirror_ops.guidance import classifier_free as guidance
 from mirror_ops.inversion.invert import invert
 from mirror_ops.rewriting.redescribe import redescribe
 from mirror_ops.rewriting.rewriters import Adam, Keep, NegativePrompt, null_text
 from mirror_ops.walks.ddim import euler, unscaled, variance_preserving
 from mirror_ops.walks.sample import mirror_sample, sample
-from mirror_ops.walks.schedules import current_labels, paper_grid, paper_timesteps, scaled_linear_sigmas
+from mirror_ops.walks.schedules import current_labels, paper_grid, paper_timesteps
 
 TOKENS, WIDTH = 4, 32
 TABLE = scaled_linear_sigmas()

@@ -82,9 +82,9 @@ def test_rivals_are_what_their_authors_run(host):
     from bench.edits_measure import TYPES, Wires
     from harness.tiny import Graph
 
-    def nodes(name):
+    def nodes(name, **kind):
         graph = Graph()
-        METHODS[name].build(graph, Wires(*(["given", k] for k in range(len(TYPES))), host=host),
+        METHODS[name].build(graph, Wires(*(["given", k] for k in range(len(TYPES))), host=host, **kind),
                             **METHODS[name].published)
         return {entry["class_type"]: entry["inputs"] for entry in graph.values()}
 
@@ -93,6 +93,10 @@ def test_rivals_are_what_their_authors_run(host):
     for name in METHODS:
         if name.endswith("+p2p"):
             assert nodes(name)["MirrorPromptToPrompt"]["self_largest"] == 8
+            assert nodes(name, cells=64)["MirrorPromptToPrompt"]["self_largest"] == 32, "as on Stable Diffusion"
+    from demo.graphs import SHEETS
+    template = SHEETS["prompt_to_prompt_edit"]().graph.values()
+    assert [e["inputs"]["self_largest"] for e in template if e["class_type"] == "MirrorPromptToPrompt"] == [8]
     paper, plain = nodes("mirror-paper"), nodes("mirror-paper-plain")
     guidance = paper["MirrorCrossAttentionGuidance"]
     assert guidance["cycle"] is True and guidance["amount"] == .1 and guidance["latents"].startswith("two latents")

@@ -65,6 +65,16 @@ def test_ssim_of_a_region_is_the_mean_of_its_windows(pair):
         assert ssim_within(a, b, 1 - mask)[k].item() == pytest.approx(each[:, ~where].mean(), abs=1e-9)
 
 
+def test_ssim_and_psnr_are_torchmetrics(pair):
+    from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
+    a, b, _ = pair
+    for k in range(2):
+        one, other = a[k:k + 1], b[k:k + 1]
+        _, windows = structural_similarity_index_measure(one, other, data_range=1.0, return_full_image=True)
+        assert ssim(one, other).item() == pytest.approx(windows[..., 5:-5, 5:-5].mean().item(), abs=1e-9)
+        assert psnr(one, other).item() == pytest.approx(peak_signal_noise_ratio(one, other, data_range=1.0).item())
+
+
 def test_structure_distance_is_written_out_pair_by_pair():
     generator = torch.Generator().manual_seed(0)
     a, b = (torch.randn(2, 5, 3, generator=generator, dtype=torch.float64) for _ in range(2))

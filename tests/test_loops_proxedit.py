@@ -11,14 +11,14 @@ import pytest
 import torch
 
 from harness.tiny import Scene, node, pictures
-from harness.toys import provenance
+from harness.toys import provenance, scaled_linear_sigmas
 from mirror_ops.guidance.proximal import EditMask, Threshold, soft
 from mirror_ops.inversion.invert import invert
 from mirror_ops.rewriting.redescribe import redescribe
 from mirror_ops.rewriting.rewriters import NegativePrompt
 from mirror_ops.walks.provenance import Side
 from mirror_ops.walks.sample import mirror_sample
-from mirror_ops.walks.schedules import paper_grid, paper_timesteps, scaled_linear_sigmas
+from mirror_ops.walks.schedules import paper_grid, paper_timesteps
 from mirror_ops.walks.slerp import slerp
 from mirror_ops.walks.trajectory import Mirror
 

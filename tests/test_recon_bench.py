@@ -71,15 +71,23 @@ def test_what_is_claimed_of_the_methods_holds_on_held_out_scenes(bench, tmp_path
     assert torch.is_inference_mode_enabled() is False
 
 
-def test_the_trials_walk_what_they_name(host, tmp_path):
-    from bench import reconstruction_trials as trials
-    file = tmp_path / "t.json"
-    only = ["ddim", "paper full", "Adam, first 8 tokens", "L-BFGS, 4 iterations", "Gauss-Newton, 1 x 4 CG",
-            "Adam, from the recorded latent", "ours (fixed point 2 + negative prompt)"]
-    trials.main(["--scenes", "1", "--steps", "3", "--only", *only, "--json", str(file)])
-    rows = {row["idea"]: row for row in json.loads(file.read_text())["rows"]}
-    assert all(rows[idea]["displacement"] < rows["ddim"]["displacement"] for idea in only[1:])
-    assert rows["paper full"]["displacement"] < rows["Adam, first 8 tokens"]["displacement"]
-    assert rows["Gauss-Newton, 1 x 4 CG"]["backwards"] == 3 * (2 + 4 + 2 * 4), "differentiating twice is counted too"
-    bench_row = trials.attempt("ours (fixed point 2 + negative prompt)", trials.batch_of([0]), 5.0, 3)
-    assert bench_row["displacement"] == pytest.approx(rows[only[-1]]["displacement"], rel=1e-6)
+def test_changed_sources_are_measured_anew(bench, tmp_path, capsys, monkeypatch):
+    file = tmp_path / "r.json"
+    short = ["--scenes", "1", "--steps", "2", "--cfg", "1", "--methods", "bdia", "--json", str(file), "--resume"]
+    bench.main(short)
+    bench.main(short)
+    assert ", pictures" in capsys.readouterr().out.split("wrote")[0]
+    bench.main(short)
+    assert ", pictures" not in capsys.readouterr().out, "nothing has changed"
+    changed = tmp_path / "changed"
+    for name in ("mirror_ops", "nodes", "demo", "bench"):
+        (changed / name).mkdir(parents=True)
+        (changed / name / "any.py").write_text(name)
+    monkeypatch.setattr("bench.fingerprint.ROOT", changed)
+    bench.main(short)
+    assert "measuring all anew" in capsys.readouterr().out
+    bench.main(short)
+    assert "measuring all anew" not in capsys.readouterr().out
+    (changed / "mirror_ops" / "any.py").write_text("mended")
+    bench.main(short)
+    assert "measuring all anew" in capsys.readouterr().out

@@ -45,6 +45,8 @@ class Wires(NamedTuple):
     words_blend: list       # STRING of the words that stand where the picture changes; likewise
     host: Host
     steps: int = STEPS
+    cells: int = 16         # the latent's side
+    decoder: int = 3        # the first self-attention layer of the decoder's last two sizes
 
     def latent(self, g: Graph) -> list:
         return g.add("VAEEncode", pixels=self.image, vae=self.vae)()

@@ -8,11 +8,9 @@ from .parts import NEGATIVE, NONE, NULL_TEXT, STEPS, Made, Method, Wires, each, 
 
 PUBLISHED = "|proximal map| > threshold (as published)"
 PULL = {"step_size": .5, "first_timestep": 600, "dilation": 1}      # inversion guidance as the authors run it
-DECODER = 3     # the embedded model's first self-attention of the decoder, as 10 of SD1.x's 16 is of its last two sizes
 # Ju et al. 2024 run all of these so: cross-attention for .4 of the walk, self-attention for .6, in layers of at most
-# half the latent's side: 32 of 64 there, 8 of 16 here.
+# half the latent's side: 32 of Stable Diffusion's 64, 8 of the embedded model's 16.
 MAPS = {"cross_until": .4, "self_until": .6}
-LARGEST = 8
 LESS = {"cross_until": .4, "self_until": .2}
 BLENDED = {**LESS, "blend": True}
 WAYS = tuple({"cfg": 4.0, "p2p": p2p} for p2p in (MAPS, LESS, BLENDED))
@@ -52,7 +50,7 @@ def masactrl(g: Graph, w: Wires, cfg: float, first_step: int = 4, quantile: floa
     mirror = invert(g, w, NONE)
     own = {} if quantile is None else {"source_negative": "the source prompt"}
     model = g.add("MirrorMutualSelfAttention", model=w.model, mirror=mirror(2), positive="source", negative="source",
-                  first_step=round(first_step * w.steps / STEPS), first_layer=DECODER, **own)()
+                  first_step=round(first_step * w.steps / STEPS), first_layer=w.decoder, **own)()
     model = model if quantile is None else proximal(g, model, quantile)
     return sample(g, w, mirror, w.after, cfg, negative=w.empty, model=model)
 
@@ -69,7 +67,7 @@ def with_maps(g: Graph, w: Wires, mirror, model: list, settings: dict | None) ->
     windows = {name: value for name, value in settings.items() if name != "blend"}
     blend = {"blend_words": w.words_blend} if settings.get("blend") else {}
     return g.add("MirrorPromptToPrompt", model=model, mirror=mirror(2), clip=w.clip, source_text=w.words_before,
-                 target_text=w.words_after, mode="auto", self_largest=LARGEST, **windows, **blend)()
+                 target_text=w.words_after, mode="auto", self_largest=w.cells // 2, **windows, **blend)()
 
 
 METHODS = {

@@ -9,6 +9,7 @@ CFG = 4.0
 NONE, NEGATIVE_PROMPT = {"method": "none"}, {"method": "negative prompt"}
 THRESHOLD = {"threshold": "quantile", "threshold__quantile": .6, "threshold__over": "each picture"}
 DECODER = {"first_step": 4, "first_layer": 3}
+HALF = 8        # of the embedded model's latent, as the published 32 is of Stable Diffusion's 64
 
 P2P_NOTE = """## Prompt-to-prompt
 
@@ -63,7 +64,7 @@ def prompt_to_prompt_edit() -> Sheet:
     mark = len(g.nodes)
     control = g.add("MirrorPromptToPrompt", model=[world, 0], mirror=[mirror, 2], clip=[world, 1],
                     source_text=[scene, 1], target_text=[scene, 4], mode="auto", cross_until=.4, self_until=.6,
-                    blend_words="fox")
+                    blend_words="fox", self_largest=HALF)
     mask = g.add("MaskToImage", mask=[control, 1])
     picture(g, [mask, 0], "where the blend words look")
     edit = g.add("MirrorSample", **sample([control, 0], [mirror, 2], after, 2.0))

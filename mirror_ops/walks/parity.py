@@ -5,6 +5,9 @@ steps. The move at timestep t goes from level t-1 to level t+r-1 and the network
 as a latent of level r, not 0. The noise, of level (N-1)r, is then sampled as one of timestep (N-1)r+1, in N moves down
 to level 0: the picture is denoised two moves further than it was noised, so no prompt retraces it exactly.
 
+The official rewriting counts steps, not parts of the walk: its learning rate falls by 1 % and its stop rises by 2e-5 a
+step whatever N is. Here both follow the part of the walk that is done, which is the same at 50 steps and nowhere else.
+
 All of this holds for variance-preserving latents, so eps- and v-prediction models only.
 """
 
@@ -46,14 +49,15 @@ def parity_invert(
 ) -> Tensor:
     """The trajectory [N+1, B, C, H, W] of the picture `x`, in model space, on the levels of `paper_grid(table, N)`.
 
-    A recorded latent has the variance-preserving values that the official loops aim at; the last RESTING + 1 entries
-    are the picture. `regularise` and `on_step` as in `invert`. Raises ValueError for fewer than 3 steps.
+    A recorded latent has the variance-preserving values that the official loops aim at, the last of them the picture's
+    own; the RESTING entries after it, at which nothing aims, are the picture. `regularise` and `on_step` as in
+    `invert`. Raises ValueError for fewer than 3 steps.
     """
     levels, labels = parity_levels(table, steps)
     seen = variance_preserving(levels)
     walk = invert(denoise, x / seen[-1], levels, cond, labels=labels, regularise=regularise, on_step=on_step)
     shift = seen / variance_preserving(paper_grid(table, steps)[: len(levels)])
-    return torch.cat([(walk * shift.reshape(-1, 1, 1, 1, 1))[:-1], x.expand(RESTING + 1, *x.shape)])
+    return torch.cat([walk * shift.reshape(-1, 1, 1, 1, 1), x.expand(RESTING, *x.shape)])
 
 
 def resting(rewrite: Rewriter, steps: int) -> Rewriter:

@@ -6,25 +6,6 @@ import torch
 from torch import Tensor
 
 
-def scaled_linear_sigmas(steps: int = 1000, start: float = 0.00085, end: float = 0.012) -> Tensor:
-    """Stable Diffusion's table: [steps] noise levels, rising, float64.
-
-    betas = linspace(sqrt(start), sqrt(end))^2, alpha_bar = cumprod(1 - betas) (Rombach et al. 2022, "scaled linear").
-    """
-    betas = torch.linspace(start**0.5, end**0.5, steps, dtype=torch.float64) ** 2
-    return sigma_of(torch.cumprod(1 - betas, dim=0))
-
-
-def sigma_of(alpha_bar: Tensor) -> Tensor:
-    """sigma = sqrt((1 - alpha_bar) / alpha_bar)."""
-    return ((1 - alpha_bar) / alpha_bar).sqrt()
-
-
-def alpha_bar_of(sigma: Tensor) -> Tensor:
-    """alpha_bar = 1 / (1 + sigma^2), the inverse of `sigma_of`."""
-    return 1 / (1 + sigma**2)
-
-
 def paper_timesteps(steps: int, table_size: int = 1000) -> list[int]:
     """Rising training timesteps 1, 1+r, ..., with r = table_size // steps: the papers' "leading" grid with offset 1."""
     if not 1 <= steps < table_size:
