@@ -1,5 +1,5 @@
 """One command for everything: python run.py demo | test | serve | translate | ray | bench | train | distil |
-graphs | marks | locales | lint.
+graphs | marks | locales | pages | lint.
 
     demo    run the shipped graphs through a real ComfyUI and write pictures and a report to output/
     test    run the tests (further arguments go to pytest)
@@ -12,6 +12,7 @@ graphs | marks | locales | lint.
     graphs  write the template graphs in workflows/ again
     marks   draw the icon and the banner in docs/ again
     locales write the editor's words in other languages again, from locales/words.csv
+    pages   write the tables of nodes and templates in README.md again
     lint    ruff, with the rules of pyproject.toml
 
 The first use makes an environment with pinned packages and ComfyUI in a per-user cache folder; later ones reuse it.
@@ -36,7 +37,7 @@ OLDEST, NEWEST = (3, 10), (3, 14)
 INSIDE = "MIRROR_INSIDE"            # set for the process that runs in the environment
 ONE_THREAD = ("demo", "test", "serve")      # quickest for small models, by far where cores are shared
 MODULES = {"demo": "demo.run_demo", "bench": "bench.run", "train": "demo.train", "distil": "demo.distil",
-           "graphs": "demo.graphs", "marks": "demo.marks", "locales": "harness.locales",
+           "graphs": "demo.graphs", "marks": "demo.marks", "locales": "harness.locales", "pages": "harness.pages",
            "translate": "folders.command", "ray": "folders.ray_job"}
 
 

@@ -36,7 +36,7 @@ class MirrorCrossAttentionGuidance(io.ComfyNode):
             description=(
                 "Before each prediction of an edit, moves the latent so that its cross-attention maps come near those "
                 "of the mirror at the same step: the picture's structure stays (pix2pix-zero). Patches a model for "
-                "MirrorSample, or for stock samplers at the mirror's own steps (euler, ddim)."
+                "Mirror Sample, or for stock samplers at the mirror's own steps (euler, ddim)."
             ),
             search_aliases=["pix2pix-zero", "cross attention guidance", "keep structure", "structure guidance"],
             inputs=_inputs(),
@@ -66,7 +66,7 @@ class MirrorCrossAttentionGuidance(io.ComfyNode):
 def _inputs() -> list:
     return [
         io.Model.Input("model", tooltip="The model of the mirror. Patches on it apply to the source as well."),
-        MirrorType.Input("mirror", tooltip="Of the picture, or from MirrorFromSeed; its maps are the reference."),
+        MirrorType.Input("mirror", tooltip="Of the picture, or from Mirror From Seed; its maps are the reference."),
         io.Float.Input(
             "amount", default=0.1, min=0.0, max=100.0, step=0.01,
             tooltip="The size of the step. The paper takes 0.1 for photos and 0.15 for synthetic pictures; more "

@@ -31,8 +31,8 @@ class MirrorMutualSelfAttention(io.ComfyNode):
             category=category(__name__),
             description=(
                 "MasaCtrl: in later steps and layers the edit's self-attention takes keys and values from the mirror's "
-                "picture. Shape and pose may follow the new prompt, texture stays the picture's. Works in MirrorSample "
-                "and in stock samplers that take the mirror's steps."
+                "picture. Shape and pose may follow the new prompt, texture stays the picture's. For Mirror Sample "
+                "and stock samplers that take the mirror's steps."
             ),
             search_aliases=["masactrl", "proxmasactrl", "attention control", "pose edit", "geometry edit"],
             inputs=[
@@ -61,7 +61,7 @@ class MirrorMutualSelfAttention(io.ComfyNode):
                     "The mirror's own prompt, if it carries more than text (ControlNet, sizes).")),
             ],
             outputs=[
-                io.Model.Output(tooltip="For MirrorSample, or a stock sampler with the mirror's noise and steps.")
+                io.Model.Output(tooltip="For Mirror Sample, or a stock sampler with the mirror's noise and steps.")
             ],
         )
 

@@ -42,7 +42,7 @@ class MirrorPromptToPrompt(io.ComfyNode):
             description=(
                 "Prompt-to-prompt: while the edited caption is sampled, its words take over the attention maps of the "
                 "mirror's picture, word by word, for the first part of the walk. Swap words, add words, make a word "
-                "weigh more. Works in MirrorSample and in stock samplers that take the mirror's steps."
+                "weigh more. Works in Mirror Sample and in stock samplers that take the mirror's steps."
             ),
             search_aliases=["p2p", "attention control", "word swap", "attention reweight", "local blend"],
             inputs=[
@@ -68,7 +68,7 @@ class MirrorPromptToPrompt(io.ComfyNode):
                 *_advanced_inputs(),
             ],
             outputs=[
-                io.Model.Output(tooltip="For MirrorSample, or a stock sampler with the mirror's noise and steps."),
+                io.Model.Output(tooltip="For Mirror Sample, or a stock sampler with the mirror's noise and steps."),
                 io.Mask.Output(
                     display_name="mask", tooltip="Where the blend words look in the recorded walk, a value for each "
                     "latent cell; everywhere if there are none.",

@@ -145,7 +145,7 @@ class CycleDiffusionEncode(io.ComfyNode):
                 CodeType.Output(display_name="code", tooltip="All noises, to be kept or decoded from a later step."),
                 MirrorType.Output(
                     display_name="mirror",
-                    tooltip="The noisy path, for MirrorSample (exact: source and edit), attention control and files.",
+                    tooltip="The noisy path, for Mirror Sample (exact: source and edit), attention control and files.",
                 ),
             ],
         )

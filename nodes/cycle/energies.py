@@ -47,7 +47,7 @@ class MirrorTextEnergy(io.ComfyNode):
             node_id="MirrorTextEnergy",
             display_name="Mirror Text Energy",
             category=category(__name__),
-            description="Low where CLIP finds a picture to fit the text. For MirrorLatentGuidance.",
+            description="Low where CLIP finds a picture to fit the text. For Mirror Latent Guidance.",
             search_aliases=["clip guidance"],
             inputs=[
                 io.ClipVision.Input("clip_vision"),
@@ -79,7 +79,7 @@ class MirrorPictureEnergy(io.ComfyNode):
             node_id="MirrorPictureEnergy",
             display_name="Mirror Picture Energy",
             category=category(__name__),
-            description="Low where CLIP finds a picture to be like the given one. For MirrorLatentGuidance.",
+            description="Low where CLIP finds a picture to be like the given one. For Mirror Latent Guidance.",
             search_aliases=["image guidance", "clip similarity"],
             inputs=[
                 io.ClipVision.Input("clip_vision"),

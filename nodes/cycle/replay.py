@@ -125,7 +125,7 @@ class CycleDiffusionLoad(io.ComfyNode):
             node_id="CycleDiffusionLoad",
             display_name="CycleDiffusion Load",
             category=category(__name__),
-            description="Reads noises that CycleDiffusionSave wrote.",
+            description="Reads noises that CycleDiffusion Save wrote.",
             search_aliases=["load noises"],
             inputs=[io.String.Input("file", tooltip="A name in the output or input folder.")],
             outputs=[CodeType.Output(display_name="code")],

@@ -16,7 +16,7 @@ class MirrorDemoLora(io.ComfyNode):
                         "domains, to try translation between models without a download.",
             search_aliases=["demo lora", "two domains"],
             inputs=[
-                io.Model.Input("model", tooltip="From MirrorDemoModel."),
+                io.Model.Input("model", tooltip="From Mirror Demo Model."),
                 io.Combo.Input("species", options=list(domains.DOMAINS), default=domains.DOMAINS[1]),
                 io.Float.Input("strength", default=1.0, min=0.0, max=2.0, step=0.05),
             ],

@@ -71,7 +71,7 @@ class MirrorSentences(io.ComfyNode):
             category=category(__name__),
             description=(
                 "Lets an instruction model on your disk (flan-t5 or the like) write many sentences about a word. Two "
-                "of these into CLIPDomainDirection, as given, make an edit direction as pix2pix-zero does."
+                "of these into CLIP Domain Direction, as given, make an edit direction as pix2pix-zero does."
             ),
             search_aliases=["flan-t5", "sentence bank", "captions for a direction", "pix2pix-zero sentences"],
             inputs=[

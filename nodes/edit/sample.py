@@ -112,7 +112,7 @@ def _edit_inputs() -> list:
             "cfg", default=1.5, min=0.0, max=30.0, step=0.1,
             tooltip="Guidance towards the edit. 1 to 2 keeps the picture; the papers' 5 to 7.5 overshoots.",
         ),
-        DirectionType.Input("direction", optional=True, tooltip="From CLIPDomainDirection; adds to the edit."),
+        DirectionType.Input("direction", optional=True, tooltip="From CLIP Domain Direction; adds to the edit."),
         io.Conditioning.Input(
             "negative", optional=True,
             tooltip="Default: the kept prompt. A mirror made at a cfg other than 1 needs the one it had.",

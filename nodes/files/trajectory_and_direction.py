@@ -52,7 +52,7 @@ class MirrorLoadTrajectory(io.ComfyNode):
             node_id="MirrorLoadTrajectory",
             display_name="Mirror Load Trajectory",
             category=category(__name__),
-            description="Reads a trajectory that MirrorSaveTrajectory wrote.",
+            description="Reads a trajectory that Mirror Save Trajectory wrote.",
             search_aliases=["load trajectory", "load inversion"],
             inputs=[io.String.Input("file", tooltip="A name in the output or input folder.")],
             outputs=[MirrorType.Output(display_name="mirror")],
@@ -99,7 +99,7 @@ class MirrorLoadDirection(io.ComfyNode):
             display_name="Mirror Load Direction",
             category=category(__name__),
             description=(
-                "Reads a direction that MirrorSaveDirection wrote, or makes one from pix2pix-zero's two .pt files "
+                "Reads a direction that Mirror Save Direction wrote, or makes one from pix2pix-zero's two .pt files "
                 "(source.pt and target.pt, read as weights only)."
             ),
             search_aliases=["load direction", "pix2pix-zero embeddings"],

@@ -128,7 +128,7 @@ def _inputs(rate: float, tooltip: str) -> list:
 
 def _outputs() -> list:
     return [
-        io.Model.Output(tooltip="For MirrorSample, or a stock euler or ddim sampler on the mirror's sigmas."),
+        io.Model.Output(tooltip="For Mirror Sample, or a stock euler or ddim sampler on the mirror's sigmas."),
         io.Mask.Output(
             display_name="mask", tooltip=(
                 "The part of the pull that each latent cell is spared, measured on the recording. Needs `positive`."

@@ -30,7 +30,7 @@ class MirrorProximalGuidance(io.ComfyNode):
             description=(
                 "Proximal guidance (ProxEdit): of the difference between the positive and the negative prediction only "
                 "what exceeds a threshold is amplified, so that high cfg changes what the edit is about and less of "
-                "the rest. Works in MirrorSample and stock samplers; meant for mirrors with the negative prompt."
+                "the rest. Works in Mirror Sample and stock samplers; meant for mirrors with the negative prompt."
             ),
             search_aliases=["proxedit", "proximal negative prompt inversion", "proxnpi", "guidance threshold"],
             inputs=[
@@ -43,7 +43,7 @@ class MirrorProximalGuidance(io.ComfyNode):
                 threshold_input(),
                 *window_inputs(1000, advanced=True),
             ],
-            outputs=[io.Model.Output(tooltip="For MirrorSample or a stock sampler.")],
+            outputs=[io.Model.Output(tooltip="For Mirror Sample or a stock sampler.")],
         )
 
     @classmethod

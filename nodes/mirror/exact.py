@@ -121,9 +121,9 @@ class MirrorExactInvert(io.ComfyNode):
 def _check_beginning(model, x: Tensor, sigmas: Tensor, start: Tensor, on: SolverContext) -> None:
     """Raises ValueError unless the sampler was given the latent and levels that it was made for, and no noise."""
     if len(sigmas) != len(on.sigmas) or not torch.allclose(sigmas.float().cpu(), on.sigmas, rtol=1e-5):
-        raise ValueError("This sampler walks its own noise levels only: connect `sigmas` of MirrorExactInvert.")
+        raise ValueError("This sampler walks its own noise levels only: connect `sigmas` of Mirror Exact Invert.")
     if torch.count_nonzero(model.noise):
         raise ValueError("This sampler walks from an inverted picture: switch the noise off (DisableNoise).")
     given = model.latent_image.float().cpu()
     if given.shape != start.shape or not torch.allclose(given, start, rtol=1e-3, atol=1e-3 * float(start.std())):
-        raise ValueError("This sampler walks from its own noise only: connect `inverted` of MirrorExactInvert.")
+        raise ValueError("This sampler walks from its own noise only: connect `inverted` of Mirror Exact Invert.")

@@ -29,7 +29,7 @@ class MirrorFromSeed(io.ComfyNode):
             category=category(__name__),
             description=(
                 "Samples a picture from a seed and a prompt, as KSampler does with euler, and records the way: a "
-                "mirror that is exact without inversion. Edit it with MirrorSample."
+                "mirror that is exact without inversion. Edit it with Mirror Sample."
             ),
             search_aliases=["synthetic image edit", "edit generated picture", "pix2pix-zero synthetic"],
             inputs=[
@@ -41,7 +41,7 @@ class MirrorFromSeed(io.ComfyNode):
                 io.Combo.Input("scheduler", options=families.SCHEDULERS, default="ddim_uniform",
                                tooltip="As in KSampler."),
                 io.Float.Input("cfg", default=5.0, min=0.0, max=30.0, step=0.1,
-                               tooltip="Other than 1: give MirrorSample the same negative."),
+                               tooltip="Other than 1: give Mirror Sample the same negative."),
                 io.Conditioning.Input("negative", optional=True, tooltip="Needed for a cfg other than 1."),
             ],
             outputs=[

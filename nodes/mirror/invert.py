@@ -45,8 +45,8 @@ class RedescribedDDIMInvert(io.ComfyNode):
             category=category(__name__),
             description=(
                 "Inverts a picture to noise and rewrites its prompt at every step, so that sampling from the noise "
-                "with the rewritten prompt gives the picture back. Edit it from there with MirrorSample, or with stock "
-                "samplers: euler, noise off, the same schedule and cfg, with both prompts of this node."
+                "with the rewritten prompt gives the picture back. Edit it from there with Mirror Sample, or with "
+                "stock samplers: euler, noise off, the same schedule and cfg, with both prompts of this node."
             ),
             search_aliases=["unsampler", "ddim inversion", "mirrordiffusion", "null text inversion", "real image edit"],
             inputs=_inputs(),
@@ -101,10 +101,10 @@ def _inputs() -> list:
         io.Float.Input(
             "cfg", default=1.0, min=0.0, max=30.0, step=0.1,
             tooltip="Guidance at which the prompt is rewritten: the reconstruction holds at this guidance. 1 for "
-            "MirrorSample without a negative. Inversion itself always runs at 1.",
+            "Mirror Sample without a negative. Inversion itself always runs at 1.",
         ),
         io.Conditioning.Input("negative", optional=True, tooltip="Needed for a cfg other than 1."),
-        RewriterType.Input("rewriter", optional=True, tooltip="From PromptRewriteOptimizer; default: paper."),
+        RewriterType.Input("rewriter", optional=True, tooltip="From Prompt Rewrite Optimizer; default: paper."),
         io.Sigmas.Input("sigmas", optional=True, tooltip="Instead of steps, scheduler and denoise."),
         io.Float.Input(
             "denoise", default=1.0, min=0.05, max=1.0, step=0.05, optional=True, advanced=True,
@@ -141,7 +141,7 @@ def _outputs() -> list:
         io.Conditioning.Output(
             display_name="positive", tooltip="For a stock sampler: the describing prompt, rewritten where it was."
         ),
-        MirrorType.Output(display_name="mirror", tooltip="Everything, for MirrorSample and MirrorReport."),
+        MirrorType.Output(display_name="mirror", tooltip="Everything, for Mirror Sample and Mirror Report."),
         io.Sigmas.Output(display_name="sigmas", tooltip="The noise levels walked."),
         io.Latent.Output(display_name="reconstruction", tooltip="Where the way back arrives."),
         io.Conditioning.Output(

@@ -61,7 +61,7 @@ class PromptRewriteOptimizer(io.ComfyNode):
             node_id="PromptRewriteOptimizer",
             display_name="Prompt Rewrite Optimizer",
             category=category(__name__),
-            description="How RedescribedDDIMInvert rewrites the prompt so that sampling retraces the inversion.",
+            description="How Redescribed DDIM Invert rewrites the prompt so that sampling retraces the inversion.",
             search_aliases=["null text inversion", "negative prompt inversion", "prompt tuning inversion", "rewriter"],
             inputs=[
                 io.DynamicCombo.Input(
@@ -75,7 +75,7 @@ class PromptRewriteOptimizer(io.ComfyNode):
                     ),
                 )
             ],
-            outputs=[RewriterType.Output(display_name="rewriter", tooltip="For RedescribedDDIMInvert.")],
+            outputs=[RewriterType.Output(display_name="rewriter", tooltip="For Redescribed DDIM Invert.")],
         )
 
     @classmethod

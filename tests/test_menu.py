@@ -1,0 +1,45 @@
+"""What the editor's menu and search show: names, places, words to find a node by."""
+import re
+
+import pytest
+
+from harness.locales import schemas, texts
+from harness.pages import README, filled, tables
+
+
+@pytest.fixture(scope="module")
+def nodes(host):
+    return schemas(host)
+
+
+def test_names_are_told_apart_and_say_what_a_user_reads(nodes):
+    names = [info["display_name"] for info in nodes.values()]
+    assert len(set(names)) == len(names)
+    ids = re.compile(rf"\b({'|'.join(nodes)})\b")
+    assert [text for text in texts(nodes) if ids.search(text)] == [], "a node's id is no name"
+
+
+def test_the_menu_is_the_folders(nodes, host):
+    folders = host.pack_module("nodes").FOLDERS
+    assert {info["category"] for info in nodes.values()} == {f"mirror/{folder}" for folder in folders}
+
+
+def test_every_node_says_what_it_does_and_is_found_by_other_words(nodes):
+    for name, info in nodes.items():
+        assert len(info["description"]) > 20 and info.get("search_aliases"), name
+
+
+@pytest.mark.parametrize("words, node", [
+    ("edit", "MirrorEdit"), ("edit picture", "MirrorEdit"), ("prompt edit", "MirrorEdit"), ("flowedit", "MirrorEdit"),
+    ("inversion", "RedescribedDDIMInvert"), ("proxedit", "MirrorProximalGuidance"), ("composite", "MirrorPaste"),
+    ("pix2pix-zero", "MirrorCrossAttentionGuidance"), ("masactrl", "MirrorMutualSelfAttention"),
+    ("prompt-to-prompt", "MirrorPromptToPrompt"), ("difference mask", "MirrorRegion"), ("psnr", "MirrorMetrics"),
+])
+def test_people_find_it_by_what_they_type(nodes, words, node):
+    info = nodes[node]
+    assert any(words in text.lower() for text in (info["display_name"], *info["search_aliases"]))
+
+
+def test_the_readmes_tables_are_those_of_the_nodes_and_templates(nodes):
+    text = README.read_text(encoding="utf-8")
+    assert text == filled(text, tables(nodes)), "run: python run.py pages"
