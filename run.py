@@ -131,7 +131,7 @@ def lint(argv: list) -> int:
 def serve(argv: list) -> int:
     """A server with the pack, its files in the cache folder, until Ctrl-C."""
     from harness.environment import cache_root, explained
-    from harness.server import Server
+    from harness.server import FOR_THE_EDITOR, Server
     parser = argparse.ArgumentParser(prog="run.py serve")
     parser.add_argument("--port", type=port, default=8188, help="1 to 65535; default 8188")
     parser.add_argument("--cpu", action="store_true", help="do not use a GPU")
@@ -140,7 +140,7 @@ def serve(argv: list) -> int:
     base = cache_root() / "serve"
     with explained(base, "server's folder"):
         own = models_of_own_host(base)
-    with Server(options.port, base, options.cpu, own) as server:
+    with Server(options.port, base, options.cpu, (*own, *FOR_THE_EDITOR)) as server:
         print(f"ComfyUI with this pack is ready on {server.url} - its templates are in Workflow > Browse Templates.\n"
               f"Checkpoints: {base / 'models' / 'checkpoints'}; pictures: {base / 'output'}; log: {server.log}\n"
               "Ctrl-C stops it.", flush=True)

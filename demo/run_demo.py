@@ -1,4 +1,4 @@
-"""`python run.py demo`: the shipped graph in a real ComfyUI server, on held-out scenes, measured against the truth.
+"""`python run.py demo`: shipped graphs in a real ComfyUI server, on held-out scenes, measured against the truth.
 
 Writes to output/: each scene's pictures, one labelled strip of all scenes, and report.json.
 """
@@ -18,11 +18,13 @@ from harness.server import Server
 from mirror_ops.measure.metrics import psnr
 
 from . import classifier
+from .graphs import FILES, at_seed
 from .scene import ATTRIBUTES, describe, scene
 
 ROOT = Path(__file__).parent.parent
 SCENES, FIRST = 8, 1_000_000
-COLUMNS = ("source", "VAE round trip", "DDIM at cfg 5", "mirror at cfg 5", "edit", "exact answer")
+COLUMNS = ("source", "VAE round trip", "DDIM at cfg 5", "mirror at cfg 5", "mirror edit", "edit", "exact answer")
+EDIT, MIRROR, WAYS = "edit_picture", "mirror_demo", "compare_ways_back"    # the graphs that make them
 
 
 def main(argv: list[str]) -> int:
@@ -34,10 +36,10 @@ def main(argv: list[str]) -> int:
     started = time.time()
     with Server() as server:
         print(f"ComfyUI is up at {server.url} ({time.time() - started:.0f} s)", flush=True)
-        graph = server.ui_to_api(server.template("mirror_demo"))
+        graphs = {name: server.ui_to_api(server.template(FILES[name])) for name in (EDIT, MIRROR, WAYS)}
         results = []
         for i in range(args.scenes):
-            results.append(run_scene(server, graph, FIRST + i, args.output))
+            results.append(run_scene(server, graphs, FIRST + i, args.output))
             r = results[-1]["figures"]
             print(f"scene {FIRST + i}: DDIM {r['ddim_psnr']:.1f} dB, mirror {r['mirror_psnr']:.1f} dB of "
                   f"{r['vae_psnr']:.1f}; edit {'hit' if r['edit_success'] else 'missed'}, outside "
@@ -52,14 +54,16 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def run_scene(server: Server, template: dict, seed: int, output: Path) -> dict:
-    """Run the graph on one scene: {"figures": the report's entry, "pictures": name -> [H, W, 3]}."""
-    graph, taps = tapped(template, seed)
-    started = time.time()
-    run = server.run_graph(graph)
+def run_scene(server: Server, graphs: dict[str, dict], seed: int, output: Path) -> dict:
+    """Run the graphs on one scene: {"figures": the report's entry, "pictures": name -> [H, W, 3]}."""
+    started, pictures, numbers = time.time(), {}, {}
+    for name, graph in graphs.items():
+        taps = Taps(at_seed(graph, seed))
+        TAPPED[name](taps)
+        run = server.run_graph(taps.graph)
+        pictures |= {key: fetch(server, run.ui[node]["images"][0]) for key, node in taps.pictures.items()}
+        numbers |= {key: float(run.ui[node]["text"][0]) for key, node in taps.numbers.items()}
     seconds = time.time() - started
-    pictures = {name: fetch(server, run.ui[node]["images"][0]) for name, node in taps["pictures"].items()}
-    numbers = {name: float(run.ui[node]["text"][0]) for name, node in taps["numbers"].items()}
     for name, picture in pictures.items():
         path = output / f"{seed}" / (name.replace(" ", "-") + ".png")
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -67,43 +71,74 @@ def run_scene(server: Server, template: dict, seed: int, output: Path) -> dict:
     return {"figures": {"seed": seed, **figures(seed, pictures, numbers), "seconds": seconds}, "pictures": pictures}
 
 
-def tapped(template: dict, seed: int) -> tuple[dict, dict]:
-    """The shipped graph for one scene, with previews added at what the report needs; and where those stand."""
-    graph = json.loads(json.dumps(template))
-    node = {kind: [k for k, v in graph.items() if v["class_type"] == kind] for kind in
-            ("MirrorDemoScene", "MirrorDemoModel", "VAEEncode", "RedescribedDDIMInvert", "MirrorSample",
-             "MirrorReport")}
-    world, drawn, encoded = node["MirrorDemoModel"][0], node["MirrorDemoScene"][0], node["VAEEncode"][0]
-    graph[drawn]["inputs"]["seed"] = seed
-    method = {k: graph[graph[k]["inputs"]["rewriter"][0]]["inputs"]["method"] for k in node["RedescribedDDIMInvert"]}
-    at_cfg_5 = {method[k]: k for k in node["RedescribedDDIMInvert"] if graph[k]["inputs"]["cfg"] == 5}
-    saved = next(v for v in graph.values() if v["inputs"].get("filename_prefix") == "mirror/edit")
-    report_of = {graph[k]["inputs"]["mirror"][0]: k for k in node["MirrorReport"]}
+class Taps:
+    """A graph with previews added at what the report needs: `pictures` and `numbers` are name -> node."""
 
-    def add(kind, **inputs):
-        key = str(1000 + len(graph))
-        graph[key] = {"class_type": kind, "inputs": inputs}
+    def __init__(self, graph: dict) -> None:
+        self.graph, self.pictures, self.numbers = graph, {}, {}
+
+    def all(self, kind: str) -> list[str]:
+        return [key for key, entry in self.graph.items() if entry["class_type"] == kind]
+
+    def one(self, kind: str) -> str:
+        return self.all(kind)[0]
+
+    def inputs(self, kind: str) -> dict:
+        return self.graph[self.one(kind)]["inputs"]
+
+    def add(self, kind: str, **inputs) -> str:
+        key = str(1000 + len(self.graph))
+        self.graph[key] = {"class_type": kind, "inputs": inputs}
         return key
 
-    def decoded(latent):
-        return [add("VAEDecode", samples=latent, vae=[world, 2]), 0]
+    def picture(self, name: str, image: list) -> None:
+        self.pictures[name] = self.add("PreviewImage", images=image)
 
-    images = dict(zip(COLUMNS, ([drawn, 0], decoded([encoded, 0]), decoded([at_cfg_5["none"], 4]),
-                                decoded([at_cfg_5["paper"], 4]), saved["inputs"]["images"], [drawn, 2]),
-                      strict=True))
-    answer = add("VAEEncode", pixels=[drawn, 2], vae=[world, 2])
-    images |= {"ceiling": decoded([answer, 0]), "region": [add("MaskToImage", mask=[drawn, 3]), 0]}
-    edited = graph[node["MirrorSample"][0]]["inputs"]["mirror"][0]
-    numbers = {"ddim_displacement": [report_of[at_cfg_5["none"]], 1],
-               "mirror_displacement": [report_of[at_cfg_5["paper"]], 1],
-               "edit_mirror_displacement": [report_of[edited], 1],
-               "mirror_forwards": [report_of[at_cfg_5["paper"]], 5],
-               "mirror_backwards": [report_of[at_cfg_5["paper"]], 6],
-               "edit_mirror_forwards": [report_of[edited], 5], "edit_mirror_backwards": [report_of[edited], 6],
-               "edit_sample_forwards": [node["MirrorSample"][0], 2]}
-    taps = {"pictures": {n: add("PreviewImage", images=wire) for n, wire in images.items()},
-            "numbers": {n: add("PreviewAny", source=wire) for n, wire in numbers.items()}}
-    return graph, taps
+    def number(self, name: str, wire: list) -> None:
+        self.numbers[name] = self.add("PreviewAny", source=wire)
+
+    def decoded(self, latent: list) -> list:
+        return [self.add("VAEDecode", samples=latent, vae=[self.one("MirrorDemoModel"), 2]), 0]
+
+    def encoded(self, image: list) -> list:
+        return [self.add("VAEEncode", pixels=image, vae=[self.one("MirrorDemoModel"), 2]), 0]
+
+
+def tap_edit(taps: Taps) -> None:
+    """The scene, its exact answer, what the autoencoder makes of both, and the edit by words."""
+    scene_ = taps.one("MirrorDemoScene")
+    taps.picture("source", [scene_, 0])
+    taps.picture("VAE round trip", taps.decoded([taps.one("VAEEncode"), 0]))
+    taps.picture("edit", taps.inputs("SaveImage")["images"])
+    taps.picture("exact answer", [scene_, 2])
+    taps.picture("ceiling", taps.decoded(taps.encoded([scene_, 2])))
+    taps.picture("region", [taps.add("MaskToImage", mask=[scene_, 3]), 0])
+
+
+def tap_mirror(taps: Taps) -> None:
+    """The edit by a mirror, how well that holds, and what it cost."""
+    report = taps.one("MirrorReport")
+    taps.picture("mirror edit", taps.inputs("SaveImage")["images"])
+    taps.number("edit_mirror_displacement", [report, 1])
+    taps.number("edit_mirror_forwards", [report, 5])
+    taps.number("edit_mirror_backwards", [report, 6])
+    taps.number("edit_sample_forwards", [taps.one("MirrorSample"), 2])
+
+
+def tap_ways(taps: Taps) -> None:
+    """The ways back at cfg 5, without and with rewriting."""
+    for key in taps.all("RedescribedDDIMInvert"):
+        rewrites = taps.graph[taps.graph[key]["inputs"]["rewriter"][0]]["inputs"]["method"] != "none"
+        name = "mirror" if rewrites else "ddim"
+        report = taps.add("MirrorReport", mirror=[key, 2], vae=[taps.one("MirrorDemoModel"), 2])
+        taps.picture(COLUMNS[3 if rewrites else 2], taps.decoded([key, 4]))
+        taps.number(f"{name}_displacement", [report, 1])
+        if rewrites:
+            taps.number("mirror_forwards", [report, 5])
+            taps.number("mirror_backwards", [report, 6])
+
+
+TAPPED = {EDIT: tap_edit, MIRROR: tap_mirror, WAYS: tap_ways}
 
 
 def fetch(server: Server, entry: dict) -> np.ndarray:
@@ -116,21 +151,25 @@ def figures(seed: int, pictures: dict[str, np.ndarray], numbers: dict[str, float
     source, answer, region = pictures["source"], pictures["exact answer"], pictures["region"][..., 0] > .5
     wanted = describe(scene(seed).with_(species="dog"))
     reader = classifier.load()
-    seen = classifier.attributes(reader, torch.from_numpy(pictures["edit"])[None])[0]
 
     def compare(name, truth, where=None):
         a, b = (torch.from_numpy(p if where is None else p[where])[None] for p in (pictures[name], truth))
         return float(psnr(a, b))
 
+    def judged(picture, name):
+        seen = classifier.attributes(reader, torch.from_numpy(pictures[picture])[None])[0]
+        return {f"{name}_psnr_inside": compare(picture, answer, region),
+                f"{name}_psnr_outside": compare(picture, answer, ~region),
+                f"{name}_success": float(seen["species"] == wanted["species"]),
+                f"{name}_others_kept": float(np.mean([seen[k] == wanted[k] for k in ATTRIBUTES if k != "species"]))}
+
     return {
         "vae_psnr": compare("VAE round trip", source), "ddim_psnr": compare("DDIM at cfg 5", source),
         "mirror_psnr": compare("mirror at cfg 5", source), **numbers,
-        "edit_psnr_inside": compare("edit", answer, region), "edit_psnr_outside": compare("edit", answer, ~region),
+        **judged("edit", "edit"), **judged("mirror edit", "mirror_edit"),
         "source_psnr_inside": compare("source", answer, region),
         "ceiling_psnr_inside": compare("ceiling", answer, region),
         "vae_psnr_outside": compare("VAE round trip", source, ~region),
-        "edit_success": float(seen["species"] == wanted["species"]),
-        "others_kept": float(np.mean([seen[k] == wanted[k] for k in ATTRIBUTES if k != "species"])),
     }
 
 

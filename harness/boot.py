@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from .convert import convert
+from .demo_files import LOADER, provide
 from .environment import ROOT, SetupError, available_host
 from .results import GraphFailed, GraphRejected, Run
 
@@ -99,6 +100,8 @@ class Host:
         self.pack_nodes: set[str] = set()
         if pack:
             self.load_pack(pack)
+            provide(self.base)
+            self.loop.run_until_complete(self.nodes.load_custom_node(str(LOADER)))
         Host.running = True
 
     def _import(self, cpu: bool) -> None:

@@ -1,60 +1,93 @@
-"""Graphs as the executor takes them -> graphs as the editor saves them, laid out from left to right.
+"""Graphs as the executor takes them -> graphs as the editor saves them, in groups from left to right.
 
 The shipped graphs are written in Python (demo/graphs), so that they can't fall behind the nodes' schemas.
 """
 from dataclasses import dataclass, field
+from itertools import count
 
-WIDTH, GAP_X, GAP_Y, ROW, HEAD = 320, 60, 40, 26, 50
-WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
+WIDTH, GAP, PAD, TITLE = 320, 30, 20, 30            # of a node's column; between nodes; inside a group; a node's title
+SLOT, WIDGET, TEXT, PICTURE, REPORT, FOOT = 20, 24, 96, 240, 150, 40     # heights of parts of a node
+TALL = range(800, 1600, 50)                         # heights of columns to choose from: what the view shows largest
+HEADING = 60                                        # a group's title and the space under it
+SCREEN, MARGIN, CORNER = (1600, 1000), (110, 125), (80, 105)     # pixels of the view, those under bars, the free corner
+COLORS = ("#3f789e", "#8a8", "#a1309b", "#b58b2a", "#88a", "#b06634")
+PLAIN = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
 CONTROL = "control_after_generate"
+SHOW_PICTURES = ("SaveImage", "PreviewImage", "LoadImage", "MirrorReport", "MirrorCompare", "MirrorAttentionMaps")
 
 
 @dataclass
 class Sheet:
-    """A graph in API form and what the editor shows around it: titles by node id, groups of node ids, notes."""
+    """A graph in API form and what the editor shows around it: titles by node id, groups of node ids, notes.
+
+    notes_in: the group that they stand in, under its nodes.
+    app: what App mode shows, as {"inputs": [(node id, widget), ...], "outputs": [node id, ...]}; opens_as_app: at once.
+    wide: widths of nodes that need more than a column's.
+    """
     graph: dict[str, dict]
     titles: dict[str, str] = field(default_factory=dict)
     groups: dict[str, list[str]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    notes_in: str = "2 words"
+    app: dict[str, list] = field(default_factory=dict)
+    opens_as_app: bool = False
+    wide: dict[str, int] = field(default_factory=dict)
 
 
 def to_ui(sheet: Sheet, object_info: dict[str, dict]) -> dict:
     """The sheet as the editor's JSON (version 0.4). Raises KeyError for a node or an input that the host lacks."""
     nodes = {key: _node(key, entry, object_info[entry["class_type"]], sheet) for key, entry in sheet.graph.items()}
     links = _link(sheet.graph, nodes)
-    _place(sheet, nodes)
-    shown = list(nodes.values()) + _notes(sheet, nodes)
-    groups = [_frame(title, [nodes[k] for k in keys]) for title, keys in sheet.groups.items()]
+    notes = _notes(sheet, first=max(map(int, nodes)) + 1)
+    shown = [*nodes.values(), *notes]
+    best = max(TALL, key=lambda tall: _view(shown, _place(sheet, nodes, notes, tall))["scale"])
+    groups = _place(sheet, nodes, notes, best)
+    extra = {"ds": _view(shown, groups)}
+    if sheet.app:
+        extra |= {"linearMode": sheet.opens_as_app, "linearData": {
+            "inputs": [[int(key), widget] for key, widget in sheet.app["inputs"]],
+            "outputs": [int(key) for key in sheet.app["outputs"]]}}
     return {"last_node_id": max(n["id"] for n in shown), "last_link_id": len(links), "nodes": shown, "links": links,
-            "groups": groups, "config": {}, "extra": {}, "version": 0.4}
+            "groups": groups, "config": {}, "extra": extra, "version": 0.4}
 
+
+# Nodes
 
 def _node(key: str, entry: dict, info: dict, sheet: Sheet) -> dict:
-    given, inputs, values = entry["inputs"], [], []
-    known = set()
+    given, sockets, values = entry["inputs"], [], []
+    known, slots, height = set(), 0, 0
     for name, spec in _specs(info):
         for path, kind, options in _expand(name, spec, given):
             known.add(path)
-            is_widget = isinstance(kind, list) or kind in WIDGETS
+            is_widget = isinstance(kind, list) or kind in PLAIN
             linked = isinstance(given.get(path), list)
             if is_widget:
                 values.append(options.get("default", "") if linked or path not in given else given[path])
-                if options.get(CONTROL):
-                    values.append("fixed")
-            if linked or not is_widget:
-                widget = {"widget": {"name": path}} if is_widget else {}
-                kind = "COMBO" if isinstance(kind, list) else kind
-                inputs.append({"name": path, "type": kind, "link": None, **widget})
+                values += ["fixed"] if options.get(CONTROL) else []
+                height += TEXT if options.get("multiline") else WIDGET * (2 if options.get(CONTROL) else 1)
+            kind = "COMBO" if isinstance(kind, list) else kind
+            label = {"label": path.rpartition(".")[2]} if "." in path else {}
+            widget = {"widget": {"name": path}} if is_widget else {}
+            sockets.append({"name": path, "type": kind, "link": None, **label, **widget})
+            slots += not is_widget
     unknown = set(given) - known
     if unknown:
         raise KeyError(f"{entry['class_type']} has no input {', '.join(sorted(unknown))}")
     names = info.get("output_name") or info["output"]
     outputs = [{"name": n, "type": t, "links": []} for n, t in zip(names, info["output"], strict=True)]
-    height = HEAD + ROW * (max(len(inputs), len(outputs)) + len(values)) + _extra_height(entry, info)
     kind = entry["class_type"]
-    node = {"id": int(key), "type": kind, "pos": [0, 0], "size": [WIDTH, height], "flags": {}, "order": 0, "mode": 0,
-            "inputs": inputs, "outputs": outputs, "properties": {"Node name for S&R": kind}, "widgets_values": values}
+    width = sheet.wide.get(key, WIDTH)
+    height += FOOT + SLOT * max(slots, len(outputs)) + REPORT * _reports(info)
+    height += round(PICTURE * width / WIDTH) * (kind in SHOW_PICTURES)
+    node = {"id": int(key), "type": kind, "pos": [0, 0], "size": [width, height], "flags": {},
+            "order": 0, "mode": 0, "inputs": sockets, "outputs": outputs,
+            "properties": {"Node name for S&R": kind}, "widgets_values": values}
     return node | ({"title": sheet.titles[key]} if key in sheet.titles else {})
+
+
+def _reports(info: dict) -> bool:
+    """Whether the node shows words on itself: those have an output of them."""
+    return {"report", "hint", "table", "captions", "text"} & set(info.get("output_name") or ()) != set()
 
 
 def _specs(info: dict):
@@ -63,77 +96,86 @@ def _specs(info: dict):
 
 
 def _expand(name: str, spec, given: dict):
-    """(path, type, options) of an input; a DynamicCombo yields its choice, then the inputs that belong to it."""
+    """(path, type, options) of an input. A DynamicCombo yields its choice, then the inputs that belong to it; an
+    Autogrow those that are given, and the empty one that the editor shows after them."""
     kind, options = spec[0], spec[1] if len(spec) > 1 else {}
-    if kind != "COMFY_DYNAMICCOMBO_V3":
-        yield name, kind, options
-        return
-    choice = given.get(name, options["options"][0]["key"])
-    yield name, "COMBO", {"default": choice}
-    chosen = next(o for o in options["options"] if o["key"] == choice)
-    for part in ("required", "optional"):
-        for inner, inner_spec in chosen["inputs"].get(part, {}).items():
+    if kind == "COMFY_AUTOGROW_V3":
+        template = options["template"]
+        inner = next(iter(template["input"]["required"].values()))
+        for path in (f"{name}.{template['prefix']}{k}" for k in range(template["max"])):
+            yield from _expand(path, inner, given)
+            if path not in given:
+                return
+    elif kind == "COMFY_DYNAMICCOMBO_V3":
+        choice = given.get(name, options["options"][0]["key"])
+        yield name, "COMBO", {"default": choice}
+        chosen = next(o for o in options["options"] if o["key"] == choice)
+        for inner, inner_spec in _specs({"input": chosen["inputs"]}):
             yield from _expand(f"{name}.{inner}", inner_spec, given)
-
-
-def _extra_height(entry: dict, info: dict) -> int:
-    pictures = entry["class_type"] in ("SaveImage", "PreviewImage", "LoadImage", "MirrorReport")
-    texts = sum(1 for _, spec in _specs(info) if len(spec) > 1 and spec[1].get("multiline"))
-    return 260 * pictures + 60 * texts
+    else:
+        yield name, kind, options
 
 
 def _link(graph: dict, nodes: dict) -> list[list]:
-    links = []
+    links, ids = [], count(1)
     for key, entry in graph.items():
         for slot, socket in enumerate(nodes[key]["inputs"]):
             value = entry["inputs"].get(socket["name"])
             if isinstance(value, list):
                 source, out = str(value[0]), value[1]
-                socket["link"] = len(links) + 1
-                nodes[source]["outputs"][out]["links"].append(len(links) + 1)
-                kind = nodes[source]["outputs"][out]["type"]
-                links.append([len(links) + 1, int(source), out, int(key), slot, kind])
+                output = nodes[source]["outputs"][out]
+                socket["link"] = next(ids)
+                output["links"].append(socket["link"])
+                links.append([socket["link"], int(source), out, int(key), slot, output["type"]])
     return links
 
 
-def _place(sheet: Sheet, nodes: dict) -> None:
-    """Groups below one another; inside one, columns by depth."""
-    depth: dict[str, int] = {}
-
-    def level(key: str) -> int:
-        if key not in depth:
-            above = [str(v[0]) for v in sheet.graph[key]["inputs"].values() if isinstance(v, list)]
-            depth[key] = 1 + max((level(k) for k in above), default=-1)
-        return depth[key]
-
-    grouped = {k for keys in sheet.groups.values() for k in keys}
-    bands = [*sheet.groups.values(), [k for k in nodes if k not in grouped]]
-    top = 0
-    for band in bands:
-        columns: dict[int, int] = {}
-        for rank, column in enumerate(sorted({level(k) for k in band})):
-            for key in (k for k in band if level(k) == column):
-                y = columns.get(rank, top)
-                nodes[key]["pos"] = [rank * (WIDTH + GAP_X), y]
-                columns[rank] = y + nodes[key]["size"][1] + GAP_Y + 30
-        top = max(columns.values(), default=top) + GAP_Y + 40
-    for order, key in enumerate(sorted(nodes, key=level)):
-        nodes[key]["order"] = order
+def _notes(sheet: Sheet, first: int) -> list[dict]:
+    def height(text: str) -> int:
+        return 60 + sum(20 * (1 + len(line) // 40) for line in text.splitlines())
+    return [{"id": first + i, "type": "MarkdownNote", "pos": [0, 0], "size": [WIDTH, height(text)], "flags": {},
+             "order": 0, "mode": 0, "inputs": [], "outputs": [], "properties": {}, "widgets_values": [text],
+             "color": "#432", "bgcolor": "#653"} for i, text in enumerate(sheet.notes)]
 
 
-def _notes(sheet: Sheet, nodes: dict) -> list[dict]:
-    first, y, notes = max(n["id"] for n in nodes.values()) + 1, 0, []
-    for i, text in enumerate(sheet.notes):
-        height = 80 + 22 * (text.count("\n") + len(text) // 46)
-        notes.append({"id": first + i, "type": "MarkdownNote", "pos": [-WIDTH - 2 * GAP_X, y], "flags": {},
-                      "size": [WIDTH + 40, height], "order": len(nodes) + i, "mode": 0, "inputs": [], "outputs": [],
-                      "properties": {}, "widgets_values": [text], "color": "#432", "bgcolor": "#653"})
-        y += height + GAP_Y
-    return notes
+# Places
+
+def _place(sheet: Sheet, nodes: dict, notes: list[dict], tall: int) -> list[dict]:
+    """The groups from left to right, each filling columns from top to bottom, the notes under the words; their frames.
+    """
+    x, frames = 0, []
+    grouped = {key for keys in sheet.groups.values() for key in keys}
+    if set(nodes) - grouped:
+        raise KeyError(f"not in any group: {', '.join(sorted(set(nodes) - grouped))}")
+    for (title, keys), color in zip(sheet.groups.items(), COLORS, strict=False):
+        inside = [nodes[key] for key in keys] + (notes if title == sheet.notes_in else [])
+        right = _columns(inside, x + PAD, tall) + PAD
+        frames.append({"title": title, "bounding": [x, -TITLE - HEADING, right - x, 0], "color": color,
+                       "font_size": 24, "flags": {}})
+        x = right + GAP
+    bottom = max(n["pos"][1] + n["size"][1] for n in [*nodes.values(), *notes])
+    for frame in frames:
+        frame["bounding"][3] = bottom + PAD - frame["bounding"][1]
+    for order, node in enumerate([*nodes.values(), *notes]):
+        node["order"] = order
+    return frames
 
 
-def _frame(title: str, nodes: list[dict]) -> dict:
-    left, top = (min(n["pos"][i] for n in nodes) for i in (0, 1))
-    right, bottom = (max(n["pos"][i] + n["size"][i] for n in nodes) for i in (0, 1))
-    return {"title": title, "bounding": [left - 20, top - 80, right - left + 40, bottom - top + 100],
-            "color": "#3f789e", "font_size": 24, "flags": {}}
+def _columns(nodes: list[dict], x: int, tall: int) -> int:
+    """Stack the nodes from (x, 0) downwards, in as many columns as they need; the right end."""
+    y, width = 0, 0
+    for node in nodes:
+        if y and y + node["size"][1] > tall:
+            x, y, width = x + width + GAP, 0, 0
+        node["pos"] = [x, y]
+        y, width = y + node["size"][1] + GAP + TITLE, max(width, node["size"][0])
+    return x + width
+
+
+def _view(nodes: list[dict], groups: list[dict]) -> dict:
+    """Scale and offset that show all of it, not enlarged, on a screen of SCREEN pixels."""
+    boxes = [[*n["pos"], *n["size"]] for n in nodes] + [g["bounding"] for g in groups]
+    left, top = (min(box[i] for box in boxes) for i in (0, 1))
+    size = [max(box[i] + box[i + 2] for box in boxes) - (left, top)[i] for i in (0, 1)]
+    scale = min(1.0, *((screen - margin) / extent for screen, margin, extent in zip(SCREEN, MARGIN, size, strict=True)))
+    return {"scale": round(scale, 3), "offset": [round(CORNER[0] / scale - left), round(CORNER[1] / scale - top)]}

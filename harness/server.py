@@ -18,10 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from .convert import convert
+from .demo_files import LOADER, LOADER_NAME, provide
 from .environment import PACK_NAME, ROOT, SetupError, available_host, clean_environ, explained, say
 from .results import GraphFailed, GraphRejected, Run
 
 FOLDERS = ("custom_nodes", "models/checkpoints", "input", "output", "temp", "user")
+FOR_THE_EDITOR = ("--preview-method", "auto")      # pictures on a node while it samples
 ENDINGS = ("execution_success", "execution_error", "execution_interrupted")
 
 
@@ -43,7 +45,8 @@ class Server:
         self.link = self.base / "servers" / str(self.port) / PACK_NAME
         self.paths = self.link.with_name("paths.yaml")
         self.url = f"http://127.0.0.1:{self.port}"
-        self.cpu, self.options, self.pack = cpu or not has_accelerator(), options, pack
+        self.cpu, self.options = cpu or not has_accelerator(), options
+        self.packs = {PACK_NAME: pack, LOADER_NAME: LOADER}
         self.process: subprocess.Popen | None = None
 
     def __enter__(self) -> "Server":
@@ -72,16 +75,19 @@ class Server:
             raise
 
     def make_folders(self) -> None:
-        """The base folder, and the pack linked where this server alone looks for it; the rest clones share."""
+        """The base folder, and the pack linked where this server alone looks for it; the rest clones share, with
+        what the templates ask for."""
         for folder in (*FOLDERS, self.link.parent):
             (self.base / folder).mkdir(parents=True, exist_ok=True)
         remove_link(self.base / "custom_nodes" / PACK_NAME)
-        link_folder(self.link, self.pack)
+        for name, folder in self.packs.items():
+            link_folder(self.link.with_name(name), folder)
+        provide(self.base)
         self.paths.write_text(json.dumps({"pack": {"custom_nodes": str(self.link.parent)}}))     # JSON is YAML
 
     def command(self) -> list[str]:
         command = [sys.executable, str(available_host() / "main.py"), "--port", str(self.port), "--base-directory",
-                   str(self.base), "--disable-all-custom-nodes", "--whitelist-custom-nodes", PACK_NAME,
+                   str(self.base), "--disable-all-custom-nodes", "--whitelist-custom-nodes", *self.packs,
                    "--extra-model-paths-config", str(self.paths), "--temp-directory", str(self.link.parent),
                    "--disable-api-nodes", "--disable-auto-launch", "--database-url", "sqlite:///:memory:"]
         return command + ["--cpu"] * self.cpu + list(self.options)
@@ -112,7 +118,8 @@ class Server:
                 self.process.wait()
         if not self.temporary:
             return
-        remove_link(self.link)
+        for name in self.packs:
+            remove_link(self.link.with_name(name))
         if keep_log and self.log.is_file():
             kept = Path(tempfile.gettempdir()) / f"{PACK_NAME}-server-{self.port}.log"
             shutil.copyfile(self.log, kept)
@@ -165,7 +172,7 @@ class Server:
 
     def template(self, name: str) -> dict:
         """One of them, in UI format, as the browser gets it."""
-        return self.get(f"/api/workflow_templates/{PACK_NAME}/{name}.json")
+        return self.get(f"/api/workflow_templates/{PACK_NAME}/{urllib.parse.quote(name)}.json")
 
     def ui_to_api(self, workflow: dict) -> dict[str, dict]:
         """A graph as the editor saves it -> the graph the executor takes."""

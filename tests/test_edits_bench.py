@@ -135,11 +135,11 @@ def ancestors(graph, key):
 
 
 def test_the_mirror_is_the_shipped_graph(stage, cases, host):
+    from demo.graphs import FILES, at_seed
     from harness.environment import ROOT
-    graph = host.ui_to_api(json.loads((ROOT / "workflows" / "mirror_demo.json").read_text()))
+    graph = host.ui_to_api(json.loads((ROOT / "workflows" / f"{FILES['mirror_demo']}.json").read_text()))
+    graph = at_seed(graph, cases[1].seed)
     for entry in graph.values():
-        if entry["class_type"] == "MirrorDemoScene":
-            entry["inputs"]["seed"] = cases[1].seed
         if "steps" in entry["inputs"]:
             entry["inputs"]["steps"] = STEPS
     saved = next(key for key, e in graph.items() if e["inputs"].get("filename_prefix") == "mirror/edit")

@@ -1,38 +1,80 @@
-"""The shipped graphs: as their Python says, convertible, and running in the real executor on the embedded world."""
+"""The shipped graphs: as their Python says, small and laid out to be read, convertible, and running as they are."""
 import json
 
 import pytest
 import torch
 
-from demo.graphs import SHEETS, embedded
-from harness.editor import to_ui
+from demo.graphs import FILES, SHEETS, shipped
+from demo.graphs.box import box
+from harness.blueprint import to_blueprint
+from harness.editor import SCREEN, to_ui
 from harness.environment import ROOT
 from mirror_ops.measure.metrics import psnr
 
 FOLDER = ROOT / "workflows"
+MOST, LARGE = 12, {"texture_then_geometry": 19}     # nodes of a template, and of the one that shows two edits in turn
+READABLE = .6                                       # zoom of the view; the editor draws no text below .57
 
 
-def shipped(name: str) -> dict:
-    return json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
+def read(name: str) -> dict:
+    return json.loads((FOLDER / f"{FILES[name]}.json").read_text(encoding="utf-8"))
 
 
 def links(inputs: dict) -> dict:
     return {k: [str(v[0]), v[1]] if isinstance(v, list) else v for k, v in inputs.items()}
 
 
-def test_every_graph_has_a_thumbnail_and_nothing_else_lies_there():
-    assert {p.name for p in FOLDER.iterdir()} == {f"{n}{e}" for n in SHEETS for e in (".json", ".jpg")}
+def notes(workflow: dict) -> list[dict]:
+    return [node for node in workflow["nodes"] if node["type"] == "MarkdownNote"]
+
+
+def test_every_graph_has_a_file_and_a_thumbnail_and_nothing_else_lies_there():
+    assert set(FILES) == set(SHEETS)
+    assert {p.name for p in FOLDER.iterdir()} == {f"{n}{e}" for n in FILES.values() for e in (".json", ".jpg")}
 
 
 @pytest.mark.parametrize("name", SHEETS)
 def test_the_file_is_what_its_python_says(name, host):
     """If this fails: python run.py graphs"""
-    assert shipped(name) == json.loads(json.dumps(to_ui(SHEETS[name](), host.object_info())))
+    assert read(name) == json.loads(json.dumps(to_ui(shipped(name), host.object_info())))
+
+
+def test_the_one_box_is_what_its_python_says(host):
+    """If this fails: python run.py graphs"""
+    sheet, shown = box()
+    file = ROOT / "subgraphs" / f"{shown.name}.json"
+    made = to_blueprint(sheet, shown, host.object_info())
+    assert json.loads(file.read_text(encoding="utf-8")) == json.loads(json.dumps(made))
+
+
+@pytest.mark.parametrize("name", SHEETS)
+def test_a_template_is_small_and_readable_where_it_opens(name):
+    workflow = read(name)
+    nodes = [node for node in workflow["nodes"] if node["type"] != "MarkdownNote"]
+    assert len(nodes) <= LARGE.get(name, MOST)
+    scale, (x, y) = (workflow["extra"]["ds"][key] for key in ("scale", "offset"))
+    assert scale >= READABLE
+    for node in workflow["nodes"]:
+        right, bottom = ((node["pos"][i] + node["size"][i] + (x, y)[i]) * scale for i in (0, 1))
+        assert right <= SCREEN[0] and bottom <= SCREEN[1], node["type"]
+    assert [group["title"][0] for group in workflow["groups"]] == sorted(g["title"][0] for g in workflow["groups"])
+    assert max(nodes, key=lambda node: node["pos"][0])["type"] == nodes[-1]["type"] == "MirrorCompare"
+
+
+@pytest.mark.parametrize("name", SHEETS)
+def test_a_template_has_one_short_note_and_words_that_can_be_read_and_changed(name):
+    workflow = read(name)
+    [note] = notes(workflow)
+    [text] = note["widgets_values"]
+    assert text.endswith("**Press Run.**") and len(text.split()) <= 100
+    for node in workflow["nodes"]:
+        if node["type"] == "CLIPTextEncode":
+            assert [slot["link"] for slot in node["inputs"] if slot["name"] == "text"] == [None]
 
 
 @pytest.mark.parametrize("name", SHEETS)
 def test_the_editors_form_converts_back_to_the_graph(name, ui_to_api):
-    graph, back = SHEETS[name]().graph, ui_to_api(shipped(name))
+    graph, back = shipped(name).graph, ui_to_api(read(name))
     assert set(back) == set(graph)
     for key, entry in graph.items():
         inputs = links(back[key]["inputs"])
@@ -41,26 +83,36 @@ def test_the_editors_form_converts_back_to_the_graph(name, ui_to_api):
 
 
 @pytest.mark.parametrize("name", SHEETS)
-def test_the_graph_runs_and_gives_the_picture_back(name, ui_to_api, run_graph):
-    graph = embedded(ui_to_api(shipped(name)))
+def test_the_graph_runs_as_it_is_and_gives_pictures(name, ui_to_api, run_graph):
+    graph = ui_to_api(read(name))
     run = run_graph(graph)
-    inverts = [k for k, v in graph.items() if v["class_type"] == "RedescribedDDIMInvert"]
-    for key in inverts:
-        mirror = run.outputs[key][2]
-        rewritten = graph[graph[key]["inputs"]["rewriter"][0]]["inputs"]["method"] != "none"
-        assert (mirror.displacement[-1].mean() < .15) == rewritten or graph[key]["inputs"]["cfg"] == 1
-    for entry in graph.values():
-        if entry["class_type"] == "SaveImage":
-            picture = run.outputs[entry["inputs"]["images"][0]][0]
+    for key, entry in graph.items():
+        if entry["class_type"] == "RedescribedDDIMInvert":
+            mirror, source = run.outputs[key][2], entry["inputs"].get("rewriter")
+            rewritten = source is None or graph[source[0]]["inputs"]["method"] != "none"
+            assert (mirror.displacement[-1].mean() < .15) == rewritten or entry["inputs"]["cfg"] == 1
+        if entry["class_type"] == "VAEDecode":
+            picture = run.outputs[key][0]
             assert picture.shape == (1, 128, 128, 3) and torch.isfinite(picture).all() and picture.std() > .05
+        if entry["class_type"] == "MirrorCompare":
+            assert run.outputs[key][0].std() > .05
 
 
 def test_stock_samplers_reconstruct_as_the_mirror_does(ui_to_api, run_graph):
-    graph = ui_to_api(shipped("mirror_stock_ksampler"))
+    graph = ui_to_api(read("compare_stock_ksampler"))
     run = run_graph(graph)
-    mirror = next(k for k, v in graph.items() if v["class_type"] == "RedescribedDDIMInvert")
-    stock = next(k for k, v in graph.items() if v["class_type"] == "KSamplerAdvanced"
-                 and v["inputs"]["positive"] == [mirror, 1])
-    ours, theirs = run.outputs[mirror][4]["samples"], run.outputs[stock][0]["samples"]
+    kinds = {entry["class_type"]: key for key, entry in graph.items()}
+    ours = run.outputs[kinds["RedescribedDDIMInvert"]][4]["samples"]
+    theirs = run.outputs[kinds["KSamplerAdvanced"]][0]["samples"]
     assert (ours - theirs).abs().max() < 1e-4
     assert psnr(ours, theirs, peak=2.0).min() > 80
+
+
+def test_words_are_written_out_as_the_scene_would_say_them(run_graph):
+    sheet, wired = shipped("edit_picture"), SHEETS["edit_picture"]()
+    scene = next(key for key, entry in wired.graph.items() if entry["class_type"] == "MirrorDemoScene")
+    run = run_graph({scene: {**wired.graph[scene], "inputs": {
+        **dict.fromkeys(("coat", "pattern", "glasses", "hat", "background"), "from the seed"),
+        **wired.graph[scene]["inputs"]}}})
+    written = [entry["inputs"]["text"] for entry in sheet.graph.values() if entry["class_type"] == "CLIPTextEncode"]
+    assert written == [run.outputs[scene][1], run.outputs[scene][4]]

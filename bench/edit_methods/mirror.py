@@ -81,8 +81,9 @@ def shipped(g: Graph, w: Wires, paste: bool = True, **changes) -> Made:
 def altered(graph: dict, rewriter: dict | None = None, guidance: float | None = None, **changes) -> dict:
     """The graph with another rewriter, cross-attention guidance of this amount, and `changes` to MirrorSample."""
     for entry in list(graph.values()):
-        if entry["class_type"] == "PromptRewriteOptimizer" and rewriter is not None:
-            entry["inputs"] = rewriter
+        if entry["class_type"] == "RedescribedDDIMInvert" and rewriter is not None:
+            graph["rewriter"] = {"class_type": "PromptRewriteOptimizer", "inputs": rewriter}
+            entry["inputs"]["rewriter"] = ["rewriter", 0]
         if entry["class_type"] == "MirrorSample":
             inputs = entry["inputs"]
             inputs.update(changes)

@@ -1,69 +1,114 @@
 """The shipped graphs, written in Python: `python run.py graphs` makes workflows/*.json of them. One file a family."""
 from __future__ import annotations
 
-from ..scene import ATTRIBUTES
-from . import attention_control, cycle, mirror, pix2pix_zero, proxedit
-from .parts import EXAMPLE, SEED
+import argparse
+import json
 
-SHEETS = {**mirror.SHEETS, **cycle.SHEETS, **pix2pix_zero.SHEETS, **proxedit.SHEETS, **attention_control.SHEETS}
+import numpy as np
 
-CAT = {**dict.fromkeys(ATTRIBUTES, "from the seed"), "seed": SEED + 1, "species": "cat", "edit": "species",
-       "edit.to": "dog"}
+from . import attention_control, cycle, edit, mirror, pix2pix_zero, proxedit
+from .box import box
+
+AS_SEED = "from the seed"       # an attribute that the scene's seed decides
+
+SHEETS = {**edit.SHEETS, **mirror.SHEETS, **cycle.SHEETS, **pix2pix_zero.SHEETS, **proxedit.SHEETS,
+          **attention_control.SHEETS}
+
+# The template browser shows a file's name as title and as description, and most systems list files by name.
+FILES = {
+    "edit_picture": "01 Edit a picture by words",
+    "edit_own_picture": "02 Edit your own picture by words",
+    "mirror_demo": "03 Edit with a mirror",
+    "mirror_edit": "04 Edit your own picture with a mirror",
+    "mirror_stock_ksampler": "05 Edit with a mirror in a stock KSampler",
+    "pix2pix_zero_edit": "06 Edit your own picture by a direction (pix2pix-zero)",
+    "pix2pix_zero_synthetic": "07 Edit a picture from a seed (pix2pix-zero)",
+    "prompt_to_prompt_edit": "08 Swap a word, keep the shapes (prompt-to-prompt)",
+    "masactrl_edit": "09 New shape, same texture (MasaCtrl)",
+    "texture_then_geometry": "10 Texture, then geometry (ProxEdit)",
+    "null_text_edit": "11 Edit at high guidance (null-text inversion)",
+    "proximal_edit": "12 Edit at high guidance, quicker (proximal guidance)",
+    "cycle_edit": "13 Edit through a sampler's noises (CycleDiffusion)",
+    "cycle_noises": "14 A picture's noises in stock samplers (CycleDiffusion)",
+    "cycle_two_models": "15 From one model's world to another's (CycleDiffusion)",
+    "latent_guidance": "16 Find a picture that a classifier likes",
+    "compare_ways_back": "17 Compare ways back from noise",
+    "compare_stock_ksampler": "18 Compare the mirror with a stock KSampler",
+}
 
 
 def main(argv: list[str]) -> int:
     """Write workflows/*.json from the sheets, or those named, as the host that runs here describes its nodes."""
-    import argparse
-    import json
-
+    from harness.blueprint import to_blueprint
     from harness.boot import boot
     from harness.editor import to_ui
     from harness.environment import ROOT
     parser = argparse.ArgumentParser(prog="run.py graphs", description=main.__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help="of: " + ", ".join(SHEETS))
-    names = parser.parse_args(argv).names or list(SHEETS)
-    if unknown := [name for name in names if name not in SHEETS]:
+    parser.add_argument("--no-thumbnails", action="store_true", help="leave out the pictures, which take minutes")
+    options = parser.parse_args(argv)
+    if unknown := [name for name in options.names if name not in SHEETS]:
         parser.error(f"there is no sheet {', '.join(unknown)}; there are {', '.join(SHEETS)}")
-    host = boot()
-    info, folder = host.object_info(), ROOT / "workflows"
+    host, folder = boot(), ROOT / "workflows"
     folder.mkdir(exist_ok=True)
-    for name in names:
-        path, workflow = folder / f"{name}.json", to_ui(SHEETS[name](), info)
+    for name in options.names or SHEETS:
+        path, workflow = folder / f"{FILES[name]}.json", to_ui(shipped(name), host.object_info())
         path.write_text(json.dumps(workflow, indent=1) + "\n", encoding="utf-8")
-        thumbnail(host, embedded(host.ui_to_api(workflow))).save(path.with_suffix(".jpg"), quality=90)
-        print(f"wrote {path} and its thumbnail")
+        if not options.no_thumbnails:
+            thumbnail(host, host.ui_to_api(workflow)).save(path.with_suffix(".jpg"), quality=90)
+        print(f"wrote {path}", flush=True)
+    if not options.names:
+        sheet, shown = box()
+        path = ROOT / "subgraphs" / f"{shown.name}.json"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(to_blueprint(sheet, shown, host.object_info()), indent=1) + "\n", encoding="utf-8")
     return 0
 
 
-def embedded(graph: dict) -> dict:
-    """The graph with the embedded model and a scene in place of files that users have."""
-    graph = {key: {**entry, "inputs": dict(entry["inputs"])} for key, entry in graph.items()}
+def shipped(name: str):
+    """The sheet as the editor gets it: with the words of its scene written into the widgets that ask for them."""
+    sheet = SHEETS[name]()
+    for entry in sheet.graph.values():
+        for key, value in entry["inputs"].items():
+            source = sheet.graph[value[0]] if isinstance(value, list) else {"class_type": None}
+            if source["class_type"] == "MirrorDemoScene" and value[1] in (1, 4):
+                entry["inputs"][key] = scene_words(source["inputs"])[value[1]]
+    return sheet
+
+
+def scene_words(inputs: dict) -> dict[int, str]:
+    """What MirrorDemoScene gives as captions, by its outputs' places, for these inputs."""
+    from ..scene import ATTRIBUTES, caption, scene
+    named = {name: inputs[name] for name in ATTRIBUTES if inputs.get(name, AS_SEED) != AS_SEED}
+    before = scene(inputs["seed"]).with_(**named)
+    return {1: caption(before), 4: caption(before.with_(**{inputs["edit"]: inputs["edit.to"]}))}
+
+
+def at_seed(graph: dict, seed: int) -> dict:
+    """A copy of a shipped graph (API form) on the scene of another seed, with that scene's words."""
+    graph, said = json.loads(json.dumps(graph)), {}
     for entry in graph.values():
-        if entry["class_type"] == "CheckpointLoaderSimple":
-            entry.update(class_type="MirrorDemoModel", inputs={})
-        if entry["class_type"] == "LoadImage":
-            entry.update(class_type="MirrorDemoScene", inputs=CAT)
-        if entry["class_type"] == "EmptyLatentImage":
-            entry["inputs"].update(width=128, height=128)
-    scene = next((k for k, v in graph.items() if v["class_type"] == "MirrorDemoScene"), None)
-    examples = [entry for entry in graph.values() if entry["inputs"].get("text") == EXAMPLE]
-    if examples and scene is None:
-        scene = "scene"     # a picture that is sampled: only the scene's words are read
-        graph[scene] = {"class_type": "MirrorDemoScene", "inputs": CAT}
-    for entry in examples:
-        entry["inputs"]["text"] = [scene, 1]
+        if entry["class_type"] == "MirrorDemoScene":
+            before = scene_words(entry["inputs"])
+            entry["inputs"]["seed"] = seed
+            said |= {before[slot]: words for slot, words in scene_words(entry["inputs"]).items()}
+    for entry in graph.values():
+        entry["inputs"] = {name: said.get(value, value) if isinstance(value, str) else value
+                           for name, value in entry["inputs"].items()}
     return graph
 
 
 def thumbnail(host, graph: dict):
-    """The picture that went in, or was there before, beside the edit that came out, run on the embedded world."""
-    import numpy as np
-    from PIL import Image
+    """The graph's result, square as the template browser shows it, with the picture it began with in a corner."""
+    from PIL import Image, ImageOps
     run = host.run_graph(graph)
-    saved = {v["inputs"]["filename_prefix"]: v["inputs"]["images"] for v in graph.values()
-             if v["class_type"] == "SaveImage"}
-    scene = next((k for k, v in graph.items() if v["class_type"] == "MirrorDemoScene"), None)
-    pair = [run.outputs[link[0]][link[1]][0] for link in (saved.get("mirror/before", [scene, 0]), saved["mirror/edit"])]
-    both = np.concatenate([np.asarray(p) for p in pair], 1)
-    picture = Image.fromarray((both.clip(0, 1) * 255).round().astype(np.uint8))
-    return picture.resize((512, 256), Image.Resampling.LANCZOS)
+    shown = next(entry["inputs"] for entry in graph.values() if entry["class_type"] == "MirrorCompare")
+    before, after = (_picture(run.outputs[key][slot][0]) for key, slot in (shown["reference"], shown["images.image0"]))
+    made = after.resize((384, 384), Image.Resampling.LANCZOS)
+    made.paste(ImageOps.expand(before.resize((120, 120), Image.Resampling.LANCZOS), 4, "white"), (8, 248))
+    return made
+
+
+def _picture(pixels):
+    from PIL import Image
+    return Image.fromarray((np.asarray(pixels).clip(0, 1) * 255).round().astype(np.uint8))

@@ -3,7 +3,21 @@ from __future__ import annotations
 
 from harness.editor import Sheet
 
-from .parts import SEED, Graph, invert, picture, sample, saved, stock
+from ..scene import caption, scene
+from .parts import (
+    EDIT,
+    SEED,
+    Graph,
+    before_and_after,
+    compared,
+    decoded,
+    invert,
+    sample,
+    saved,
+    start,
+    stock,
+    words,
+)
 
 CFG = 4.0
 NONE, NEGATIVE_PROMPT = {"method": "none"}, {"method": "negative prompt"}
@@ -13,39 +27,29 @@ HALF = 8        # of the embedded model's latent, as the published 32 is of Stab
 
 P2P_NOTE = """## Prompt-to-prompt
 
-1. **Redescribed DDIM Invert** with the rewriter `negative prompt` gives the picture's mirror without optimisation.
-2. **Mirror Prompt-to-Prompt** makes the words of the edited caption look where the picture's own words look, for the
-   first part of the walk. `blend_words` keeps everything outside of these words as it was.
-3. **Mirror Sample** gets the patched model, and the edited caption as its positive.
+The words of the edited caption look where the picture's own words look, for the first part of the walk. `blend_words`
+keeps everything outside of these words as it was (outlined).
 
-**Edit too weak, or shapes do not change?** Lower `self_until` and `cross_until`. **Too much changed?** Raise them.
-A word should weigh more? `reweight`: `big: 2`."""
+**Shapes do not change?** Lower `self_until` and `cross_until`. **Too much?** Raise them. `reweight` makes a word weigh
+more: `big: 2`.
+
+**Press Run.**"""
 
 MASA_NOTE = """## MasaCtrl
 
 The new caption decides the shape, the picture gives the texture: from `first_step` and `first_layer` on, the edit's
-self-attention looks at the picture instead of at itself. Any sampler that takes the mirror's steps will do; here it is
-the stock KSampler: euler, noise off, the mirror's steps and scheduler.
+self-attention looks at the picture. The sampler is the stock KSampler (euler, noise off).
 
-**The shape stays as it was?** Raise `first_step`. **Texture lost?** Lower it. For SD1.x at 512 x 512 and 50 steps take
-`first_step` 4 and `first_layer` 10."""
+**The shape stays?** Raise `first_step`. **Texture lost?** Lower it. For SD1.x at 512 x 512 take 4 and layer 10.
+
+**Press Run.**"""
 
 BOTH_NOTE = """## Texture, then geometry
 
-1. **Texture**: negative-prompt inversion with proximal guidance changes the coat and leaves shapes alone.
-2. The result is inverted again, under the caption it now has.
-3. **Geometry**: MasaCtrl with proximal guidance (`source_negative`: the source prompt) changes the animal and takes the
-   new coat from the first result."""
+**Texture**: negative-prompt inversion with proximal guidance changes the coat and leaves shapes alone. **Geometry**:
+the result is inverted again, and MasaCtrl with proximal guidance changes the animal and takes the new coat along.
 
-
-def start(g: Graph, **edit) -> tuple[str, str, list, list]:
-    """(world, scene, caption before, caption after): the embedded model, a scene and its words."""
-    world = g.add("MirrorDemoModel")
-    scene = g.add("MirrorDemoScene", seed=SEED, **edit)
-    before = g.add("CLIPTextEncode", "what is in the picture", clip=[world, 1], text=[scene, 1])
-    after = g.add("CLIPTextEncode", "what should be in it", clip=[world, 1], text=[scene, 4])
-    picture(g, [scene, 0], "the picture")
-    return world, scene, [before, 0], [after, 0]
+**Press Run.**"""
 
 
 def rewriter(g: Graph, method: dict) -> list:
@@ -53,77 +57,61 @@ def rewriter(g: Graph, method: dict) -> list:
 
 
 def prompt_to_prompt_edit() -> Sheet:
-    """One word swapped with prompt-to-prompt and local blend, beside the same without."""
-    g, groups = Graph(), {}
-    world, scene, before, after = start(g, species="fox", coat="orange", edit="coat", edit__to="gray")
-    image = g.add("VAEEncode", pixels=[scene, 0], vae=[world, 2])
-    mirror = g.add("RedescribedDDIMInvert", **invert([world, 0], before, [image, 0], cfg=CFG),
+    """One word swapped with prompt-to-prompt and local blend."""
+    g = Graph()
+    s = start(g, species="fox", coat="orange", edit="coat", edit__to="gray")
+    before, after = before_and_after(g, s)
+    g.group = EDIT
+    mirror = g.add("RedescribedDDIMInvert", **invert(s.model, before, s.latent, cfg=CFG),
                    rewriter=rewriter(g, NEGATIVE_PROMPT))
-    groups["A picture, words for it, and its mirror"] = g.since(0)
-
-    mark = len(g.nodes)
-    control = g.add("MirrorPromptToPrompt", model=[world, 0], mirror=[mirror, 2], clip=[world, 1],
-                    source_text=[scene, 1], target_text=[scene, 4], mode="auto", cross_until=.4, self_until=.6,
+    control = g.add("MirrorPromptToPrompt", model=s.model, mirror=[mirror, 2], clip=s.clip,
+                    source_text=[s.scene, 1], target_text=[s.scene, 4], mode="auto", cross_until=.4, self_until=.6,
                     blend_words="fox", self_largest=HALF)
-    mask = g.add("MaskToImage", mask=[control, 1])
-    picture(g, [mask, 0], "where the blend words look")
     edit = g.add("MirrorSample", **sample([control, 0], [mirror, 2], after, 2.0))
-    saved(g, [edit, 0], [world, 2], "edit")
-    groups["The other caption, with the picture's attention"] = g.since(mark)
-
-    mark = len(g.nodes)
-    plain = g.add("MirrorSample", "without control", **sample([world, 0], [mirror, 2], after, 2.0))
-    saved(g, [plain, 0], [world, 2], "without")
-    picture(g, [scene, 2], "the exact answer")
-    groups["The same without control, and the exact answer"] = g.since(mark)
-    return Sheet(g.nodes, g.titles, groups, [P2P_NOTE])
+    picture = decoded(g, [edit, 0], s.vae)
+    saved(g, picture)
+    compared(g, s.picture, picture, [s.scene, 2], labels="before, edit, exact answer", mask=[control, 1])
+    return g.sheet(P2P_NOTE)
 
 
 def masactrl_edit() -> Sheet:
     """MasaCtrl in the stock KSampler."""
-    g, groups = Graph(), {}
-    world, scene, before, after = start(g, species="fox", edit="species", edit__to="rabbit")
-    image = g.add("VAEEncode", pixels=[scene, 0], vae=[world, 2])
-    empty = g.add("CLIPTextEncode", "nothing", clip=[world, 1], text="")
-    mirror = g.add("RedescribedDDIMInvert", **invert([world, 0], before, [image, 0]), rewriter=rewriter(g, NONE))
-    groups["A picture, words for it, and its mirror"] = g.since(0)
-
-    mark = len(g.nodes)
-    control = g.add("MirrorMutualSelfAttention", model=[world, 0], mirror=[mirror, 2], positive="source",
+    g = Graph()
+    s = start(g, species="fox", edit="species", edit__to="rabbit")
+    before, after = before_and_after(g, s)
+    [empty] = words(g, s.clip, ("nothing", ""))
+    g.group = EDIT
+    mirror = g.add("RedescribedDDIMInvert", **invert(s.model, before, s.latent), rewriter=rewriter(g, NONE))
+    control = g.add("MirrorMutualSelfAttention", model=s.model, mirror=[mirror, 2], positive="source",
                     negative="source", **DECODER)
-    for title, model in (("edit", control), ("without", world)):
-        sampled = g.add("KSamplerAdvanced", title, **stock([model, 0], after, [empty, 0], [mirror, 0], CFG))
-        saved(g, [sampled, 0], [world, 2], title)
-    picture(g, [scene, 2], "the exact answer")
-    groups["Stock sampler, with and without the picture's keys and values"] = g.since(mark)
-    return Sheet(g.nodes, g.titles, groups, [MASA_NOTE])
+    sampled = g.add("KSamplerAdvanced", **stock([control, 0], after, empty, [mirror, 0], CFG))
+    picture = decoded(g, [sampled, 0], s.vae)
+    compared(g, s.picture, picture, [s.scene, 2], labels="before, edit, exact answer")
+    return g.sheet(MASA_NOTE)
 
 
 def texture_then_geometry() -> Sheet:
     """ProxNPI changes the coat, then ProxMasaCtrl the animal."""
-    g, groups = Graph(), {}
-    world, scene, before, after = start(g, species="fox", coat="orange", edit="coat", edit__to="gray")
-    image = g.add("VAEEncode", pixels=[scene, 0], vae=[world, 2])
-    mirror = g.add("RedescribedDDIMInvert", **invert([world, 0], before, [image, 0], cfg=CFG),
+    g = Graph()
+    s = start(g, species="fox", coat="orange", edit="coat", edit__to="gray")
+    before, after = before_and_after(g, s)
+    both = caption(scene(SEED).with_(species="rabbit", coat="gray"))
+    last, empty = words(g, s.clip, ("the animal as well", both), ("nothing", ""))
+    g.group = "3a texture"
+    mirror = g.add("RedescribedDDIMInvert", **invert(s.model, before, s.latent, cfg=CFG),
                    rewriter=rewriter(g, NEGATIVE_PROMPT))
-    proximal = g.add("MirrorProximalGuidance", model=[world, 0], proximal_map="soft", **THRESHOLD)
+    proximal = g.add("MirrorProximalGuidance", model=s.model, proximal_map="soft", **THRESHOLD)
     texture = g.add("MirrorSample", **sample([proximal, 0], [mirror, 2], after, CFG))
-    saved(g, [texture, 0], [world, 2], "texture")
-    groups["Texture: another coat, by negative-prompt inversion and proximal guidance"] = g.since(0)
+    first = decoded(g, [texture, 0], s.vae)
 
-    mark = len(g.nodes)
-    both = g.add("MirrorDemoScene", seed=SEED, species="fox", coat="gray", edit="species", edit__to="rabbit")
-    last = g.add("CLIPTextEncode", "the animal as well", clip=[world, 1], text=[both, 4])
-    empty = g.add("CLIPTextEncode", "nothing", clip=[world, 1], text="")
-    again = g.add("RedescribedDDIMInvert", **invert([world, 0], after, [texture, 0]), rewriter=rewriter(g, NONE))
-    control = g.add("MirrorMutualSelfAttention", model=[world, 0], mirror=[again, 2], positive="source",
+    g.group = "3b geometry"
+    again = g.add("RedescribedDDIMInvert", **invert(s.model, after, [texture, 0]), rewriter=rewriter(g, NONE))
+    control = g.add("MirrorMutualSelfAttention", model=s.model, mirror=[again, 2], positive="source",
                     negative="source", source_negative="the source prompt", **DECODER)
     guided = g.add("MirrorProximalGuidance", model=[control, 0], proximal_map="soft", **THRESHOLD)
-    edit = g.add("MirrorSample", **sample([guided, 0], [again, 2], [last, 0], CFG), negative=[empty, 0])
-    saved(g, [edit, 0], [world, 2], "edit")
-    picture(g, [both, 2], "the exact answer")
-    groups["Geometry: another animal in the same coat, by ProxMasaCtrl"] = g.since(mark)
-    return Sheet(g.nodes, g.titles, groups, [BOTH_NOTE])
+    edit = g.add("MirrorSample", **sample([guided, 0], [again, 2], last, CFG), negative=empty)
+    compared(g, s.picture, first, decoded(g, [edit, 0], s.vae), labels="before, texture, and geometry")
+    return g.sheet(BOTH_NOTE)
 
 
 SHEETS = {"prompt_to_prompt_edit": prompt_to_prompt_edit, "masactrl_edit": masactrl_edit,

@@ -3,116 +3,116 @@ from __future__ import annotations
 
 from harness.editor import Sheet
 
-from .parts import SEED, Graph, picture, saved
+from ..scene import caption, scene
+from .parts import EDIT, SEED, Graph, before_and_after, compared, decoded, saved, start, words
 
-EDIT_NOTE = """## A picture as the noises of a sampler
+EDIT_NOTE = """## CycleDiffusion
 
-A stochastic sampler draws noise at every step. **CycleDiffusion Encode** finds the noises with which it would have
-drawn this very picture; stock **SamplerCustomAdvanced** then gives the picture back, to the last step, or edits it
-under another prompt. **CycleDiffusion Edit** does both at once, step by step together.
+A stochastic sampler draws noise at every step. **CycleDiffusion Edit** finds the noises with which it would have drawn
+this very picture, and draws with them under the other prompt, step by step together.
 
-**Edit too weak?** Raise `denoise` or `cfg`. **Too much changed?** Lower them, or choose the encoder *edit-friendly*.
-For your own pictures put Load Checkpoint and Load Image in place of the demo nodes; there, `cfg` 3 is a good start."""
+**Too weak?** Raise `denoise` or `cfg`. **Too much?** Lower them, or choose the encoder *edit-friendly*.
+
+**Press Run.**"""
+
+NOISES_NOTE = """## A picture as the noises of a sampler
+
+**CycleDiffusion Encode** gives the picture's noises by themselves. Stock **SamplerCustomAdvanced** draws with them
+under another prompt; under the picture's own it gives the picture back.
+
+**Press Run.**"""
 
 TWO_NOTE = """## Translation between two models
 
 The first model knows only cats, the second only dogs; no caption says which. The cat is encoded as noises by the first
-and drawn with these noises by the second: what the noises hold (pose, colours, background) stays, what the model knows
-changes. With the first model as `decoder` the cat comes back.
+and drawn with them by the second: pose, colours and background stay.
 
-For your own pictures take two checkpoints of one family, or one checkpoint with two LoRAs. `refine` redraws the last
-steps, for details that are the second model's own."""
+For your own pictures take two checkpoints of one family, or one with two LoRAs.
 
-GUIDANCE_NOTE = """## Looking for pictures that an energy likes
+**Press Run.**"""
 
-The caption says *animal*. **Mirror Latent Guidance** walks on the sampler's noise, leaning to where a classifier sees a
-dog, through a sampler of 5 steps. The noise that it finds is then drawn in 50.
+GUIDANCE_NOTE = """## Look for pictures that an energy likes
 
-With a checkpoint of your own use **Mirror Text Energy** (CLIP Vision and its own CLIP), 50 views, weight 500, 200
-iterations. `resume` keeps the walk in a file."""
+The caption says *animal*. **Mirror Latent Guidance** walks on the sampler's noise, to where a classifier sees a dog,
+through 5 steps. The noise it finds is drawn in 50. With a checkpoint of your own use **Mirror Text Energy**.
+
+**Press Run.**"""
 
 NEUTRAL = "a photo of a plain brown animal on a blue background with no glasses and no hat"
-EDIT = {"encoder": "dpm-encoder", "encoder__seed": 0, "encoder__eta": 0.1, "scheduler": "ddim_uniform"}
-
-
-def world(g: Graph, species: str) -> tuple[str, str, str]:
-    """(model, scene, its LATENT)."""
-    model = g.add("MirrorDemoModel")
-    scene = g.add("MirrorDemoScene", seed=SEED, species=species, edit="species", edit__to="dog")
-    return model, scene, g.add("VAEEncode", pixels=[scene, 0], vae=[model, 2])
+UNNAMED = caption(scene(SEED).with_(species="cat")).replace(" cat ", " animal ")
+ENCODER = {"encoder": "dpm-encoder", "encoder__seed": 0, "encoder__eta": 0.1, "scheduler": "ddim_uniform"}
+STEPS = {"steps": 42, "denoise": .85}
 
 
 def cycle_edit() -> Sheet:
-    """CycleDiffusion on the embedded world: in one node, and through the stock sampler."""
-    g, groups = Graph(), {}
-    model, scene, image = world(g, "fox")
-    before = g.add("CLIPTextEncode", "what is in the picture", clip=[model, 1], text=[scene, 1])
-    after = g.add("CLIPTextEncode", "what should be in it", clip=[model, 1], text=[scene, 4])
-    empty = g.add("CLIPTextEncode", "nothing", clip=[model, 1], text="")
-    picture(g, [scene, 0], "the picture")
-    groups["A picture, and words for it"] = g.since(0)
+    """CycleDiffusion on the embedded world, in one node."""
+    g = Graph()
+    s = start(g, species="fox", edit="species", edit__to="dog")
+    before, after = before_and_after(g, s)
+    [empty] = words(g, s.clip, ("nothing", ""))
+    g.group = EDIT
+    edit = g.add("CycleDiffusionEdit", model=s.model, source=before, target=after, latent=s.latent, negative=empty,
+                 **ENCODER, **STEPS, source_cfg=1.0, cfg=1.5)
+    picture = decoded(g, [edit, 0], s.vae)
+    saved(g, picture)
+    compared(g, s.picture, picture, [s.scene, 2], labels="before, edit, exact answer")
+    return g.sheet(EDIT_NOTE)
 
-    mark = len(g.nodes)
-    edit = g.add("CycleDiffusionEdit", model=[model, 0], source=[before, 0], target=[after, 0], latent=[image, 0],
-                 negative=[empty, 0], **EDIT, steps=42, denoise=.85, source_cfg=1.0, cfg=1.5)
-    saved(g, [edit, 0], [model, 2], "edit")
-    picture(g, [scene, 2], "the exact answer")
-    groups["Both walks in one node"] = g.since(mark)
 
-    mark = len(g.nodes)
-    code = g.add("CycleDiffusionEncode", model=[model, 0], positive=[before, 0], latent=[image, 0], steps=42,
-                 denoise=.85, cfg=1.0, **{**EDIT, "encoder": "edit-friendly", "encoder__eta": 1.0})
-    for title, prompt, cfg in (("reconstruction", before, 1.0), ("edit-friendly", after, 1.5)):
-        guider = g.add("CFGGuider", model=[model, 0], positive=[prompt, 0], negative=[empty, 0], cfg=cfg)
-        drawn = g.add("SamplerCustomAdvanced", title, noise=[code, 0], guider=[guider, 0], sampler=[code, 1],
-                      sigmas=[code, 2], latent_image=[code, 3])
-        saved(g, [drawn, 0], [model, 2], title)
-    groups["The noises by themselves, in the stock sampler"] = g.since(mark)
-    return Sheet(g.nodes, g.titles, groups, [EDIT_NOTE])
+def cycle_noises() -> Sheet:
+    """The noises by themselves, in the stock sampler."""
+    g = Graph()
+    s = start(g, species="fox", edit="species", edit__to="dog")
+    before, after = before_and_after(g, s)
+    [empty] = words(g, s.clip, ("nothing", ""))
+    g.group = EDIT
+    code = g.add("CycleDiffusionEncode", model=s.model, positive=before, latent=s.latent, cfg=1.0, **STEPS,
+                 **{**ENCODER, "encoder": "edit-friendly", "encoder__eta": 1.0})
+    guider = g.add("CFGGuider", model=s.model, positive=after, negative=empty, cfg=1.5)
+    drawn = g.add("SamplerCustomAdvanced", noise=[code, 0], guider=[guider, 0], sampler=[code, 1], sigmas=[code, 2],
+                  latent_image=[code, 3])
+    picture = decoded(g, [drawn, 0], s.vae)
+    compared(g, s.picture, picture, [s.scene, 2], labels="before, edit, exact answer")
+    return g.sheet(NOISES_NOTE)
 
 
 def cycle_two_models() -> Sheet:
     """Cats to dogs by two models that are told nothing of species."""
-    g, groups = Graph(), {}
-    model, scene, image = world(g, "cat")
-    cats, dogs = (g.add("MirrorDemoLora", f"the model of {s}s", model=[model, 0], species=s, strength=1.0)
-                  for s in ("cat", "dog"))
-    words = g.add("StringReplace", "no species", string=[scene, 1], find=" cat ", replace=" animal ")
-    prompt = g.add("CLIPTextEncode", "what both are told", clip=[model, 1], text=[words, 0])
-    picture(g, [scene, 0], "the picture")
-    groups["Two models and a picture of the first one's kind"] = g.since(0)
-
-    mark = len(g.nodes)
-    for title, decoder in (("reconstruction", cats), ("edit", dogs)):
-        made = g.add("CycleDiffusionEdit", title, model=[cats, 0], decoder=[decoder, 0], source=[prompt, 0],
-                     target=[prompt, 0], latent=[image, 0], **EDIT, steps=42, denoise=.85, source_cfg=1.0, cfg=1.0)
-        saved(g, [made, 0], [model, 2], title)
-    groups["Encoded by the model of cats, drawn by itself and by the model of dogs"] = g.since(mark)
-    return Sheet(g.nodes, g.titles, groups, [TWO_NOTE])
+    g = Graph()
+    s = start(g, species="cat", edit="species", edit__to="dog")
+    cats, dogs = (g.add("MirrorDemoLora", f"the model of {species}s", model=s.model, species=species, strength=1.0)
+                  for species in ("cat", "dog"))
+    [prompt] = words(g, s.clip, ("what both are told", UNNAMED))
+    g.group = EDIT
+    made = g.add("CycleDiffusionEdit", model=[cats, 0], decoder=[dogs, 0], source=prompt, target=prompt,
+                 latent=s.latent, **ENCODER, **STEPS, source_cfg=1.0, cfg=1.0)
+    picture = decoded(g, [made, 0], s.vae)
+    saved(g, picture)
+    compared(g, s.picture, picture, [s.scene, 2], labels="before, edit, exact answer")
+    return g.sheet(TWO_NOTE)
 
 
 def latent_guidance() -> Sheet:
     """A noise whose picture a classifier likes."""
-    g, groups = Graph(), {}
-    model = g.add("MirrorDemoModel")
-    prompt = g.add("CLIPTextEncode", "without a species", clip=[model, 1], text=NEUTRAL)
+    g = Graph()
+    world = g.add("MirrorDemoModel")
+    model, clip, vae = ([world, slot] for slot in range(3))
     empty = g.add("EmptyLatentImage", width=128, height=128, batch_size=1)
+    [prompt] = words(g, clip, ("without a species", NEUTRAL))
+    g.group = EDIT
     energy = g.add("MirrorDemoEnergy", attribute="species", attribute__value="dog", weight=20.0)
-    found = g.add("MirrorLatentGuidance", model=[model, 0], positive=[prompt, 0], vae=[model, 2], latent=[empty, 0],
+    found = g.add("MirrorLatentGuidance", model=model, positive=prompt, vae=vae, latent=[empty, 0],
                   energy=[energy, 0], steps=5, scheduler="ddim_uniform", cfg=1.0, eta=0.0, iterations=40, step=.05,
                   seed=0)
-    saved(g, [found, 1], [model, 2], "before")
-    groups["The walk"] = g.since(0)
-
-    mark = len(g.nodes)
-    guider = g.add("BasicGuider", model=[model, 0], conditioning=[prompt, 0])
+    before = decoded(g, [found, 1], vae)
+    guider = g.add("BasicGuider", model=model, conditioning=prompt)
     euler = g.add("KSamplerSelect", sampler_name="euler")
-    sigmas = g.add("BasicScheduler", model=[model, 0], scheduler="ddim_uniform", steps=50, denoise=1.0)
+    sigmas = g.add("BasicScheduler", model=model, scheduler="ddim_uniform", steps=50, denoise=1.0)
     final = g.add("SamplerCustomAdvanced", noise=[found, 2], guider=[guider, 0], sampler=[euler, 0],
                   sigmas=[sigmas, 0], latent_image=[empty, 0])
-    saved(g, [final, 0], [model, 2], "edit")
-    groups["The noise found, in 50 steps"] = g.since(mark)
-    return Sheet(g.nodes, g.titles, groups, [GUIDANCE_NOTE])
+    compared(g, before, decoded(g, [final, 0], vae), labels="before, found")
+    return g.sheet(GUIDANCE_NOTE)
 
 
-SHEETS = {"cycle_edit": cycle_edit, "cycle_two_models": cycle_two_models, "latent_guidance": latent_guidance}
+SHEETS = {"cycle_edit": cycle_edit, "cycle_noises": cycle_noises, "cycle_two_models": cycle_two_models,
+          "latent_guidance": latent_guidance}

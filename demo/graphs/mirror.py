@@ -1,117 +1,144 @@
-"""The graphs of the core method."""
+"""The graphs of the mirror: the picture walked back to noise, and its prompt rewritten so that it comes back."""
 from __future__ import annotations
 
 from harness.editor import Sheet
 
-from .parts import EXAMPLE, PAPER, SEED, Graph, invert, picture, sample_locally, saved, saved_in_place, stock
+from .parts import (
+    EDIT,
+    FOX,
+    PAPER,
+    Graph,
+    before_and_after,
+    compared,
+    decoded,
+    invert,
+    pasted,
+    sample_locally,
+    saved,
+    start,
+    start_own,
+    stock,
+    words,
+)
 
-MIRROR_NOTE = """## Edit a picture by saying what should be there instead
+MIRROR_NOTE = """## Edit with a mirror
 
-1. **Redescribed DDIM Invert** walks the picture back to noise and rewrites its prompt at every step, so that the way
-   forward is a mirror of the way back.
-2. **Mirror Sample** walks forward with the edit added. Everything not asked to change stays.
-3. **Mirror Report** says how good the mirror is before you look at an edit.
+The picture is walked back to noise, and its prompt rewritten at every step so that the way forward retraces the way
+back. Then it is walked forward with the edit added. **Mirror Report** says how good the mirror is.
 
-**Edit too weak?** Raise `strength` or `cfg` of Mirror Sample a little. **Too much changed?** Lower them."""
+**Too weak?** Raise `strength`. **Too much?** Lower it.
 
-DEMO_NOTE = """## The embedded world
+**Press Run.**"""
 
-This graph needs no download: the pack brings a small model that draws cartoon animals, and knows the exact answer of
-every edit. Change `seed`, or what `edit` changes. For your own pictures open the template **mirror_edit**."""
+OWN_NOTE = """## A mirror of your own picture
 
-EDIT_NOTE = """## With your own checkpoint
+1. **Checkpoint**: an SD1.x, SD2 or SDXL one. The cartoon model that is chosen now knows only cartoon animals.
+2. **Picture**: sides of multiples of 8, 512 x 512 for SD1.x.
+3. **Words**: say what you see; then name what is there, and what should be.
 
-Pick any SD1.x, SD2 or SDXL checkpoint and a picture whose sides are multiples of 8 (512 x 512 for SD1.5). Say in
-*what is in the picture* what you see, then name the change in **CLIP Domain Direction**: what is there, and what should
-be there instead. LoRAs, ControlNet and other model patches go between the loader and both mirror nodes."""
+LoRAs and ControlNet go between the checkpoint and both mirror nodes.
 
-STOCK_NOTE = """## No sampler of our own needed
+**Press Run.**"""
 
-The rewritten prompt is plain CONDITIONING: one text for each step, in adjoining timestep windows. With **euler**, noise
-off, and the same steps, scheduler, cfg and negative, a stock sampler gives the picture back. Put the prompt through
-**Mirror Apply Direction** and the same sampler edits it. Samplers that look at a step twice (heun, dpm_2, sde) do not
-fit the windows."""
+STOCK_NOTE = """## The mirror in a stock sampler
+
+The rewritten prompt is plain CONDITIONING, one text a step. **Mirror Apply Direction** adds the edit, and a stock
+**KSampler** draws it: euler, noise off, the same steps, scheduler, cfg and negative. Samplers that look at a step twice
+(heun, dpm_2, sde) do not fit.
+
+**Press Run.**"""
+
+WAYS_NOTE = """## What rewriting cures
+
+At normal guidance the way back from noise leaves the picture. With the prompt rewritten at every step it comes back.
+The heat maps show how far each way back is from the picture.
+
+**Press Run.**"""
+
+RETRACED_NOTE = """## A stock sampler gives the picture back
+
+The same picture twice: from the mirror's own reconstruction, and from a stock **KSampler** with the rewritten prompt at
+cfg 5 (euler, noise off, the same steps, scheduler and negative).
+
+**Press Run.**"""
 
 
 def mirror_demo() -> Sheet:
     """The whole method on the embedded world, with the exact answer beside it."""
-    g, groups = Graph(), {}
-    world = g.add("MirrorDemoModel")
-    scene = g.add("MirrorDemoScene", seed=SEED, species="fox", edit="species", edit__to="dog")
-    image = g.add("VAEEncode", pixels=[scene, 0], vae=[world, 2])
-    before = g.add("CLIPTextEncode", "what is in the picture", clip=[world, 1], text=[scene, 1])
-    after = g.add("CLIPTextEncode", "what should be in it", clip=[world, 1], text=[scene, 4])
-    picture(g, [scene, 0], "the picture")
-    groups["A picture, and words for it"] = g.since(0)
-
-    mark = len(g.nodes)
-    mirror = g.add("RedescribedDDIMInvert", **invert([world, 0], [before, 0], [image, 0]),
-                   rewriter=[g.add("PromptRewriteOptimizer", **PAPER), 0])
-    edit = g.add("MirrorSample", **sample_locally([world, 0], [mirror, 2], [after, 0]))
-    saved_in_place(g, edit, [world, 2], [scene, 0], "edit")
-    picture(g, [scene, 2], "the exact answer")
-    g.add("MirrorReport", mirror=[mirror, 2], vae=[world, 2])
-    groups["Invert, rewrite the prompt, edit"] = g.since(mark)
-
-    mark = len(g.nodes)
-    empty = g.add("CLIPTextEncode", "nothing", clip=[world, 1], text="")
-    for title, method in (("DDIM at cfg 5", {"method": "none"}), ("mirror at cfg 5", PAPER)):
-        way = g.add("RedescribedDDIMInvert", title, **invert([world, 0], [before, 0], [image, 0], cfg=5.0),
-                    negative=[empty, 0], rewriter=[g.add("PromptRewriteOptimizer", **method), 0])
-        saved(g, [way, 4], [world, 2], title)
-        g.add("MirrorReport", title, mirror=[way, 2], vae=[world, 2])
-    groups["What rewriting cures: the way back at normal guidance, without and with it"] = g.since(mark)
-    return Sheet(g.nodes, g.titles, groups, [MIRROR_NOTE, DEMO_NOTE])
+    g = Graph()
+    s = start(g, species="fox", edit="species", edit__to="dog")
+    before, after = before_and_after(g, s)
+    g.group = EDIT
+    mirror = g.add("RedescribedDDIMInvert", **invert(s.model, before, s.latent))
+    g.add("MirrorReport", mirror=[mirror, 2], vae=s.vae)
+    edit = g.add("MirrorSample", **sample_locally(s.model, [mirror, 2], after))
+    picture = pasted(g, edit, s.vae, s.picture, 3)
+    saved(g, picture)
+    compared(g, s.picture, picture, [s.scene, 2], labels="before, edit, exact answer")
+    return g.sheet(MIRROR_NOTE)
 
 
 def mirror_edit() -> Sheet:
-    """The same method on the user's own picture and checkpoint."""
-    g, groups = Graph(), {}
-    model = g.add("CheckpointLoaderSimple", ckpt_name="v1-5-pruned-emaonly.safetensors")
-    loaded = g.add("LoadImage", image="example.png")
-    image = g.add("VAEEncode", pixels=[loaded, 0], vae=[model, 2])
-    before = g.add("CLIPTextEncode", "what is in the picture", clip=[model, 1],
-                   text=EXAMPLE)
-    groups["Your checkpoint, your picture, and words for it"] = g.since(0)
-
-    mark = len(g.nodes)
-    mirror = g.add("RedescribedDDIMInvert", **invert([model, 0], [before, 0], [image, 0]),
-                   rewriter=[g.add("PromptRewriteOptimizer", **PAPER), 0])
-    direction = g.add("CLIPDomainDirection", clip=[model, 1], source="cat", target="dog",
+    """The same method on the user's own picture and checkpoint, with an edit direction."""
+    g = Graph()
+    s = start_own(g)
+    [before] = words(g, s.clip, ("what is in the picture", FOX))
+    direction = g.add("CLIPDomainDirection", clip=s.clip, source="fox", target="dog",
                       sentences="template bank: things")
-    edit = g.add("MirrorSample", **sample_locally([model, 0], [mirror, 2], [before, 0]), direction=[direction, 0])
-    saved_in_place(g, edit, [model, 2], [loaded, 0], "edit")
-    saved(g, [edit, 1], [model, 2], "reconstruction")
-    g.add("MirrorReport", mirror=[mirror, 2], vae=[model, 2])
-    groups["Invert, rewrite the prompt, edit"] = g.since(mark)
-    return Sheet(g.nodes, g.titles, groups, [MIRROR_NOTE, EDIT_NOTE])
+    g.group = EDIT
+    mirror = g.add("RedescribedDDIMInvert", **invert(s.model, before, s.latent))
+    g.add("MirrorReport", mirror=[mirror, 2], vae=s.vae)
+    edit = g.add("MirrorSample", **sample_locally(s.model, [mirror, 2], before), direction=[direction, 0])
+    picture = pasted(g, edit, s.vae, s.picture, 3)
+    saved(g, picture)
+    compared(g, s.picture, picture, labels="before, edit")
+    return g.sheet(OWN_NOTE)
 
 
 def mirror_stock_ksampler() -> Sheet:
-    """The rewritten prompt in stock samplers: ComfyUI's own nodes reconstruct and edit."""
-    g, groups = Graph(), {}
-    world = g.add("MirrorDemoModel")
-    scene = g.add("MirrorDemoScene", seed=SEED, species="fox", edit="species", edit__to="dog")
-    image = g.add("VAEEncode", pixels=[scene, 0], vae=[world, 2])
-    before = g.add("CLIPTextEncode", "what is in the picture", clip=[world, 1], text=[scene, 1])
-    empty = g.add("CLIPTextEncode", "nothing", clip=[world, 1], text="")
-    mirror = g.add("RedescribedDDIMInvert", **invert([world, 0], [before, 0], [image, 0], cfg=5.0),
-                   negative=[empty, 0], rewriter=[g.add("PromptRewriteOptimizer", **PAPER), 0])
-    groups["Invert and rewrite the prompt at cfg 5"] = g.since(0)
-
-    mark = len(g.nodes)
-    back = g.add("KSamplerAdvanced", "stock: reconstruct",
-                 **stock([world, 0], [mirror, 1], [mirror, 5], [mirror, 0], 5.0))
-    saved(g, [back, 0], [world, 2], "reconstruction")
-    direction = g.add("CLIPDomainDirection", clip=[world, 1], source="fox", target="dog",
+    """The rewritten prompt, and the edit added to it, in a stock sampler."""
+    g = Graph()
+    s = start(g, species="fox", edit="species", edit__to="dog")
+    before, empty = words(g, s.clip, ("what is in the picture", [s.scene, 1]), ("nothing", ""))
+    direction = g.add("CLIPDomainDirection", clip=s.clip, source="fox", target="dog",
                       sentences="template bank: things")
+    g.group = EDIT
+    mirror = g.add("RedescribedDDIMInvert", **invert(s.model, before, s.latent, cfg=5.0), negative=empty)
     moved = g.add("MirrorApplyDirection", conditioning=[mirror, 1], direction=[direction, 0], strength=1.0, ramp=0.0)
-    edit = g.add("KSamplerAdvanced", "stock: edit",
-                 **stock([world, 0], [moved, 0], [mirror, 5], [mirror, 0], 5.0))
-    saved(g, [edit, 0], [world, 2], "edit")
-    picture(g, [scene, 0], "the picture")
-    groups["Stock samplers: euler, noise off, the same schedule, cfg and negative"] = g.since(mark)
-    return Sheet(g.nodes, g.titles, groups, [STOCK_NOTE])
+    edit = g.add("KSamplerAdvanced", "stock: edit", **stock(s.model, [moved, 0], [mirror, 5], [mirror, 0], 5.0))
+    picture = decoded(g, [edit, 0], s.vae)
+    compared(g, s.picture, picture, [s.scene, 2], labels="before, edit, exact answer")
+    return g.sheet(STOCK_NOTE)
 
 
-SHEETS = {"mirror_demo": mirror_demo, "mirror_edit": mirror_edit, "mirror_stock_ksampler": mirror_stock_ksampler}
+def compare_ways_back() -> Sheet:
+    """The way back at normal guidance, without and with rewriting."""
+    g = Graph()
+    s = start(g, species="fox", edit="species", edit__to="dog")
+    before, empty = words(g, s.clip, ("what is in the picture", [s.scene, 1]), ("nothing", ""))
+    g.group = EDIT
+    ways = []
+    for title, method in (("DDIM at cfg 5", {"method": "none"}), ("mirror at cfg 5", PAPER)):
+        rewriter = g.add("PromptRewriteOptimizer", **method)
+        way = g.add("RedescribedDDIMInvert", title, **invert(s.model, before, s.latent, cfg=5.0), negative=empty,
+                    rewriter=[rewriter, 0])
+        ways.append(decoded(g, [way, 4], s.vae))
+    compared(g, s.picture, *ways, labels="picture, DDIM, mirror")
+    return g.sheet(WAYS_NOTE)
+
+
+def compare_stock_ksampler() -> Sheet:
+    """The reconstruction by the mirror's own walk, and by a stock sampler with the rewritten prompt."""
+    g = Graph()
+    s = start(g, species="fox", edit="species", edit__to="dog")
+    before, empty = words(g, s.clip, ("what is in the picture", [s.scene, 1]), ("nothing", ""))
+    g.group = EDIT
+    mirror = g.add("RedescribedDDIMInvert", **invert(s.model, before, s.latent, cfg=5.0), negative=empty)
+    back = g.add("KSamplerAdvanced", "stock: reconstruct", **stock(s.model, [mirror, 1], [mirror, 5], [mirror, 0], 5.0))
+    ways = [decoded(g, wire, s.vae) for wire in ([mirror, 4], [back, 0])]
+    compared(g, s.picture, *ways, labels="picture, mirror, stock KSampler")
+    return g.sheet(RETRACED_NOTE)
+
+
+SHEETS = {"mirror_demo": mirror_demo, "mirror_edit": mirror_edit, "mirror_stock_ksampler": mirror_stock_ksampler,
+          "compare_ways_back": compare_ways_back, "compare_stock_ksampler": compare_stock_ksampler}

@@ -4,28 +4,77 @@ A graph is a dict in the executor's form: node id -> class and inputs, where [id
 """
 from __future__ import annotations
 
+from typing import NamedTuple
+
+from harness.editor import Sheet
+
+from ..scene import caption, scene
+
 SEED = 1_000_000
-EXAMPLE = "a photo of a cat sitting on a chair"  # the caption of graphs on the user's own picture
+FOX, DOG = (caption(scene(SEED).with_(species=species)) for species in ("fox", "dog"))
+CHECKPOINT = "mirror_demo_cartoons.safetensors"     # the demo model as a checkpoint, which `run.py serve` provides
+EXAMPLE = "mirror_demo_fox.png"                     # the scene that FOX describes, in the input folder by the same
 PAPER = {"method": "paper", "method__inner_steps": 10, "method__learning_rate": .01, "method__early_stop": True}
+PICTURE, WORDS, EDIT, COMPARE = "1 picture", "2 words", "3 edit", "4 compare"
 
 
 class Graph:
-    """Collects nodes; `add` returns the id, so that a graph reads top to bottom."""
+    """Collects nodes in groups; `add` returns the id, so that a graph reads top to bottom."""
 
     def __init__(self):
         self.nodes: dict[str, dict] = {}
         self.titles: dict[str, str] = {}
+        self.groups: dict[str, list[str]] = {}
+        self.wide: dict[str, int] = {}
+        self.group = PICTURE
 
     def add(self, node: str, title: str | None = None, **inputs) -> str:
         key = str(len(self.nodes) + 1)
         self.nodes[key] = {"class_type": node, "inputs": {k.replace("__", "."): v for k, v in inputs.items()}}
         if title:
             self.titles[key] = title
+        self.groups.setdefault(self.group, []).append(key)
         return key
 
-    def since(self, mark: int) -> list[str]:
-        """Ids of the nodes added after the first `mark`."""
-        return list(self.nodes)[mark:]
+    def sheet(self, note: str, **more) -> Sheet:
+        return Sheet(self.nodes, self.titles, self.groups, [note], wide=self.wide, **more)
+
+
+class Start(NamedTuple):
+    """What most graphs begin with: nodes by id, wires as [id, slot]."""
+    model: list
+    clip: list
+    vae: list
+    picture: list
+    latent: list
+    scene: str
+
+
+def start(g: Graph, seed: int = SEED, **scene) -> Start:
+    """The demo model, a scene of its world, and that encoded."""
+    world = g.add("MirrorDemoModel")
+    drawn = g.add("MirrorDemoScene", seed=seed, **scene)
+    latent = g.add("VAEEncode", pixels=[drawn, 0], vae=[world, 2])
+    return Start([world, 0], [world, 1], [world, 2], [drawn, 0], [latent, 0], drawn)
+
+
+def start_own(g: Graph) -> Start:
+    """A checkpoint, a picture from a file, and that encoded."""
+    loader = g.add("CheckpointLoaderSimple", "your checkpoint", ckpt_name=CHECKPOINT)
+    loaded = g.add("LoadImage", "your picture", image=EXAMPLE)
+    latent = g.add("VAEEncode", pixels=[loaded, 0], vae=[loader, 2])
+    return Start([loader, 0], [loader, 1], [loader, 2], [loaded, 0], [latent, 0], loaded)
+
+
+def words(g: Graph, clip: list, *texts: tuple[str, object]) -> list[list]:
+    """A prompt for each (title, text)."""
+    g.group = WORDS
+    return [[g.add("CLIPTextEncode", title, clip=clip, text=text), 0] for title, text in texts]
+
+
+def before_and_after(g: Graph, s: Start) -> list[list]:
+    """The captions of the scene and of its counterfactual. The editor's form has them as text (`written_out`)."""
+    return words(g, s.clip, ("what is in the picture", [s.scene, 1]), ("what should be there", [s.scene, 4]))
 
 
 def invert(model, positive, latent, cfg: float = 1.0) -> dict:
@@ -51,18 +100,25 @@ def stock(model, positive, negative, latent, cfg: float) -> dict:
             "start_at_step": 0, "end_at_step": 10000, "return_with_leftover_noise": "disable"}
 
 
-def picture(g: Graph, image, title: str) -> None:
-    g.add("PreviewImage", title, images=image)
+def decoded(g: Graph, latent, vae) -> list:
+    return [g.add("VAEDecode", samples=latent, vae=vae), 0]
 
 
-def saved_in_place(g: Graph, edit: str, vae, original, title: str) -> None:
-    """MirrorSample's picture in its region, the original's own pixels elsewhere: not even the VAE touches those."""
-    decoded = g.add("VAEDecode", samples=[edit, 0], vae=vae)
-    pasted = g.add("ImageCompositeMasked", "the original outside the region", destination=original,
-                   source=[decoded, 0], x=0, y=0, resize_source=False, mask=[edit, 3])
-    g.add("SaveImage", title, images=[pasted, 0], filename_prefix="mirror/" + title.replace(" ", "-"))
+def pasted(g: Graph, edit: str, vae, original, mask: int) -> list:
+    """The edit in its region, the original's own pixels elsewhere: not even the VAE touches those."""
+    return [g.add("ImageCompositeMasked", "the original outside the region", destination=original,
+                  source=decoded(g, [edit, 0], vae), x=0, y=0, resize_source=False, mask=[edit, mask]), 0]
 
 
-def saved(g: Graph, latent, vae, title: str) -> None:
-    decoded = g.add("VAEDecode", samples=latent, vae=vae)
-    g.add("SaveImage", title, images=[decoded, 0], filename_prefix="mirror/" + title.replace(" ", "-"))
+def saved(g: Graph, picture, title: str = "edit") -> None:
+    g.group = COMPARE
+    g.add("SaveImage", title, images=picture, filename_prefix="mirror/" + title.replace(" ", "-"))
+
+
+def compared(g: Graph, reference, *pictures, labels: str, mask=None, wide: int = 520) -> None:
+    """The last node: the pictures side by side, and what changed under them."""
+    g.group = COMPARE
+    images = {f"images__image{k}": picture for k, picture in enumerate(pictures)}
+    key = g.add("MirrorCompare", reference=reference, **images, labels=labels.replace(", ", "\n"), gain=4.0, tile=384,
+                **({} if mask is None else {"mask": mask}))
+    g.wide[key] = wide

@@ -3,72 +3,88 @@ from __future__ import annotations
 
 from harness.editor import Sheet
 
-from .parts import EXAMPLE, SEED, Graph, invert, sample, saved
+from .parts import (
+    CHECKPOINT,
+    EDIT,
+    FOX,
+    PICTURE,
+    SEED,
+    Graph,
+    compared,
+    decoded,
+    invert,
+    sample,
+    saved,
+    start_own,
+    words,
+)
 
-EDIT_NOTE = """## pix2pix-zero: edit a picture by a direction
+EDIT_NOTE = """## pix2pix-zero on your own picture
 
-1. **Redescribed DDIM Invert** walks the picture back to noise. `regularise` keeps that noise white.
-2. **CLIP Domain Direction** says what is there, and what should be there instead: no prompt of the edited picture.
-3. **Mirror Cross-Attention Guidance** holds the attention of the edit near that of the picture, so its structure stays.
-4. **Mirror Sample** walks forward from the noise with the direction added.
+1. **Checkpoint** and **picture**: an SD1.x, SD2 or SDXL one, sides of multiples of 8. The cartoon model that is chosen
+   now knows only cartoon animals.
+2. **CLIP Domain Direction**: what is there, and what should be: no prompt of the edited picture is needed.
 
-**Structure lost?** Raise `amount`. **Edit too weak?** Lower `amount`, or raise `cfg` or `strength` of Mirror Sample.
+**Cross-Attention Guidance** keeps the structure. **Structure lost?** Raise `amount`. **Too weak?** Lower it, or raise
+`cfg`.
 
-The caption may be empty, or come from **Mirror Caption**. **Mirror Sentences** writes sentences for a direction with a
-language model."""
+**Press Run.**"""
 
-SYNTHETIC_NOTE = """## pix2pix-zero on a picture that the model makes
+SYNTHETIC_NOTE = """## pix2pix-zero on a picture from a seed
 
-**Mirror From Seed** samples the picture as KSampler does with *euler*, and records the way, so there is nothing to
-invert. **Mirror Sample** then walks it again with the direction added, and **Mirror Cross-Attention Guidance** keeps
-the structure. Mirror Sample needs the same `negative`. A noise mask on the empty latent confines the edit."""
+**Mirror From Seed** samples a picture as KSampler does with *euler* and records the way, so nothing is to invert. The
+edit walks it again with the direction added. Choose a checkpoint of your own and its size; the cartoon model that is
+chosen now draws cartoon animals of 128 x 128.
+
+**Press Run.**"""
 
 
 def pix2pix_zero_edit() -> Sheet:
     """The method on the user's own picture and checkpoint."""
-    g, groups = Graph(), {}
-    model = g.add("CheckpointLoaderSimple", ckpt_name="v1-5-pruned-emaonly.safetensors")
-    loaded = g.add("LoadImage", image="example.png")
-    image = g.add("VAEEncode", pixels=[loaded, 0], vae=[model, 2])
-    before = g.add("CLIPTextEncode", "what is in the picture", clip=[model, 1], text=EXAMPLE)
-    groups["Your checkpoint, your picture, and words for it"] = g.since(0)
-
-    mark = len(g.nodes)
-    mirror = g.add("RedescribedDDIMInvert", **invert([model, 0], [before, 0], [image, 0]), regularise="pix2pix-zero",
+    g = Graph()
+    s = start_own(g)
+    [before] = words(g, s.clip, ("what is in the picture", FOX))
+    direction = change(g, s.clip)
+    g.group = EDIT
+    mirror = g.add("RedescribedDDIMInvert", **invert(s.model, before, s.latent), regularise="pix2pix-zero",
                    label="current (pix2pix-zero family)",
                    rewriter=[g.add("PromptRewriteOptimizer", method="none"), 0])
-    edited(g, [model, 0], [model, 1], [model, 2], [mirror, 2], [before, 0], .1)
-    saved(g, [mirror, 4], [model, 2], "reconstruction")
-    groups["Invert, hold the attention, edit"] = g.since(mark)
-    return Sheet(g.nodes, g.titles, groups, [EDIT_NOTE])
+    picture = edited(g, s.model, s.vae, [mirror, 2], before, direction, .1)
+    compared(g, s.picture, picture, labels="before, edit")
+    return g.sheet(EDIT_NOTE)
 
 
 def pix2pix_zero_synthetic() -> Sheet:
     """The method on a picture that the user's checkpoint makes."""
-    g, groups = Graph(), {}
-    model = g.add("CheckpointLoaderSimple", ckpt_name="v1-5-pruned-emaonly.safetensors")
-    latent = g.add("EmptyLatentImage", width=512, height=512, batch_size=1)
-    before = g.add("CLIPTextEncode", "the picture", clip=[model, 1], text=EXAMPLE)
-    empty = g.add("CLIPTextEncode", "nothing", clip=[model, 1], text="")
-    mirror = g.add("MirrorFromSeed", model=[model, 0], positive=[before, 0], latent=[latent, 0], seed=SEED, steps=50,
-                   scheduler="ddim_uniform", cfg=5.0, negative=[empty, 0])
-    saved(g, [mirror, 0], [model, 2], "before")
-    groups["A picture from a seed"] = g.since(0)
+    g = Graph()
+    loader = g.add("CheckpointLoaderSimple", "your checkpoint", ckpt_name=CHECKPOINT)
+    model, clip, vae = ([loader, slot] for slot in range(3))
+    latent = g.add("EmptyLatentImage", width=128, height=128, batch_size=1)
+    before, empty = words(g, clip, ("the picture", FOX), ("nothing", ""))
+    direction = change(g, clip)
+    g.group = PICTURE
+    mirror = g.add("MirrorFromSeed", model=model, positive=before, latent=[latent, 0], seed=SEED, steps=50,
+                   scheduler="ddim_uniform", cfg=5.0, negative=empty)
+    sampled = decoded(g, [mirror, 0], vae)
+    g.group = EDIT
+    picture = edited(g, model, vae, [mirror, 1], before, direction, .15, negative=empty)
+    compared(g, sampled, picture, labels="before, edit")
+    return g.sheet(SYNTHETIC_NOTE)
 
-    mark = len(g.nodes)
-    edited(g, [model, 0], [model, 1], [model, 2], [mirror, 1], [before, 0], .15, negative=[empty, 0])
-    groups["Hold the attention, edit"] = g.since(mark)
-    return Sheet(g.nodes, g.titles, groups, [SYNTHETIC_NOTE])
+
+def change(g: Graph, clip: list) -> list:
+    return [g.add("CLIPDomainDirection", clip=clip, source="fox", target="dog", sentences="template bank: things"), 0]
 
 
-def edited(g: Graph, model, clip, vae, mirror, before, amount: float, **changes) -> None:
-    """Direction, guidance, sampling, and the saved edit."""
-    direction = g.add("CLIPDomainDirection", clip=clip, source="cat", target="dog", sentences="template bank: things")
+def edited(g: Graph, model, vae, mirror, before, direction, amount: float, **changes) -> list:
+    """Guidance, sampling, and the saved edit."""
     guided = g.add("MirrorCrossAttentionGuidance", model=model, mirror=mirror, amount=amount,
                    latents="one latent (paper)")
     inputs = {**sample([guided, 0], mirror, before, 5.0), **changes}
-    edit = g.add("MirrorSample", **inputs, direction=[direction, 0])
-    saved(g, [edit, 0], vae, "edit")
+    edit = g.add("MirrorSample", **inputs, direction=direction)
+    picture = decoded(g, [edit, 0], vae)
+    saved(g, picture)
+    return picture
 
 
 SHEETS = {"pix2pix_zero_edit": pix2pix_zero_edit, "pix2pix_zero_synthetic": pix2pix_zero_synthetic}

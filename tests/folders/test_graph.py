@@ -3,6 +3,7 @@ import json
 
 import pytest
 
+from demo.graphs import FILES
 from folders import JobError
 from folders.graph import prepare, read
 from folders.runner import classes_of
@@ -100,7 +101,7 @@ def test_what_is_no_graph_is_refused(host, tmp_path, content, words):
 
 
 def test_a_shipped_graph_of_the_editor_is_read(host, ready):
-    nodes = read(ROOT / "workflows" / "mirror_edit.json", host)
+    nodes = read(ROOT / "workflows" / f"{FILES['mirror_edit']}.json", host)
     savers = [node for node, entry in nodes.items() if entry["class_type"] == "SaveImage"]
     graph = ready(nodes, save=savers[0])
     assert nodes[graph.picture[0]]["class_type"] == "LoadImage"

@@ -1,0 +1,217 @@
+"""The editor as a user meets it: a real Chromium on a real server, in classic nodes and in Nodes 2.0.
+
+`python run.py test -m browser`; the screenshots lie in output/browser.
+"""
+import json
+
+import pytest
+
+from demo.graphs import FILES
+from demo.graphs.box import NAME as BOX
+from harness.environment import ROOT, SetupError
+
+pytestmark = pytest.mark.browser
+SHOTS = ROOT / "output" / "browser"
+READABLE = 0.6          # below that zoom the classic editor draws no text
+SCREEN = (1600, 1000)
+FLAGSHIP, MIRROR = "edit_picture", "mirror_demo"
+MODES = pytest.mark.parametrize("nodes_2", [False, True], ids=["classic", "nodes-2"])
+
+
+@pytest.fixture(scope="module")
+def server(chromium):
+    """The server of `run.py serve`, on a fresh folder."""
+    from harness.server import FOR_THE_EDITOR, Server
+    with Server(options=FOR_THE_EDITOR) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    from harness.browser import browser, playwright
+    try:
+        playwright()
+        with browser() as running:
+            yield running
+    except SetupError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture
+def editor(chromium, server, nodes_2):
+    from harness.browser import Editor
+    with Editor(chromium, server, nodes_2, SHOTS) as opened:
+        yield opened
+        assert opened.errors == []
+
+
+def template(server, name: str) -> dict:
+    return server.template(FILES[name])
+
+
+def outside(node: dict, view: dict) -> bool:
+    """Whether a part of the node is not on the screen."""
+    corners = [[at + more for at, more in zip(node["at"], size, strict=True)] for size in ((0, -30), node["size"])]
+    seen = [[(c + o) * view["scale"] for c, o in zip(corner, view["offset"], strict=True)] for corner in corners]
+    return min(seen[0]) < 0 or any(pixel > most for pixel, most in zip(seen[1], SCREEN, strict=True))
+
+
+def overlapping(nodes: list[dict]) -> list[tuple[str, str]]:
+    """Titles of nodes that lie on one another."""
+    def apart(one, other):
+        return any(one["at"][i] + one["size"][i] <= other["at"][i] - 30 * i for i in (0, 1))
+    pairs = [(a, b) for i, a in enumerate(nodes) for b in nodes[i + 1:]]
+    return [(a["title"], b["title"]) for a, b in pairs if not apart(a, b) and not apart(b, a)]
+
+
+@MODES
+def test_every_template_opens_readable_and_whole(editor, server):
+    for name in FILES:
+        workflow = template(server, name)
+        editor.open(workflow)
+        nodes, view = editor.nodes(), editor.view()
+        editor.shot(f"template-{FILES[name][:2]}")
+        assert len(nodes) == len(workflow["nodes"]), name
+        assert [node["type"] for node in nodes if node["red"] or not node["known"]] == [], name
+        assert view["scale"] >= READABLE, (name, view)
+        assert [node["title"] for node in nodes if outside(node, view)] == [], name
+        assert overlapping(nodes) == [], name
+        assert editor.errors == [], name
+
+
+@MODES
+def test_the_flagship_runs_by_pressing_run_and_shows_what_it_found(editor, server):
+    editor.open(template(server, FLAGSHIP))
+    editor.set("MirrorEdit", "seed", 70 + editor.nodes_2)       # what is cached is not shown again
+    editor.run()
+    editor.shot("flagship-run")
+    assert "passes" in editor.node("MirrorEdit")["widgets"]["report"]
+    for kind in ("SaveImage", "MirrorCompare"):
+        assert server.get("/history") and _pictures(server, editor, kind), kind
+
+
+def _pictures(server, editor, kind: str) -> list:
+    """What the newest run in the server's history shows on the node of this class."""
+    newest = max(server.get("/history").values(), key=lambda entry: entry["prompt"][0])
+    return newest["outputs"].get(editor.node(kind)["id"], {}).get("images", [])
+
+
+@MODES
+def test_mirror_report_shows_its_words_and_its_curve(editor, server):
+    workflow = template(server, MIRROR)
+    editor.open(workflow)
+    editor.set("RedescribedDDIMInvert", "steps", 4)
+    editor.run()
+    editor.shot("mirror-run")
+    assert "displacement" in editor.node("MirrorReport")["widgets"]["report"]
+    assert "displacement" in editor.page.locator("textarea").evaluate_all("(all) => all.map((e) => e.value).join()")
+    assert _pictures(server, editor, "MirrorReport")
+
+
+@MODES
+def test_a_preview_of_the_edit_is_seen_while_it_is_made(editor, server):
+    editor.open(template(server, FLAGSHIP))
+    editor.set("MirrorEdit", "seed", 77)
+    editor.page.evaluate("""() => { window.previews = 0;
+        app.api.addEventListener('b_preview', () => window.previews++); }""")
+    editor.run()
+    assert editor.page.evaluate("() => window.previews") > 5
+
+
+@MODES
+def test_an_error_is_told_in_its_sentence(editor, server):
+    editor.open(template(server, FLAGSHIP))
+    editor.set("MirrorEdit", "scheduler", "karras")
+    editor.set("MirrorEdit", "steps", 1)
+    editor.set("MirrorDemoScene", "seed", 5)
+    editor.set("MirrorEdit", "strength", 1e30)
+    editor.press_run()
+    editor.settle(8000)
+    editor.shot("error")
+    editor.errors.clear()
+
+
+@MODES
+def test_interrupt_and_run_again(editor, server):
+    editor.open(template(server, FLAGSHIP))
+    editor.set("MirrorEdit", "seed", 78)
+    editor.set("MirrorEdit", "steps", 500)
+    editor.press_run()
+    for _ in range(120):
+        editor.page.wait_for_timeout(500)
+        if editor.busy():
+            break
+    editor.settle(3000)
+    server.interrupt()
+    for _ in range(120):
+        editor.page.wait_for_timeout(500)
+        if not editor.busy():
+            break
+    editor.set("MirrorEdit", "steps", 4)
+    editor.run()
+    editor.shot("interrupted-and-run-again")
+    assert "4 steps" in editor.node("MirrorEdit")["widgets"]["report"]
+
+
+@MODES
+def test_a_saved_picture_brings_its_graph_back(editor, server, tmp_path):
+    editor.open(template(server, FLAGSHIP))
+    editor.set("MirrorEdit", "steps", 4)
+    editor.run()
+    picture = tmp_path / "edit.png"
+    picture.write_bytes(server.view(_pictures(server, editor, "SaveImage")[0]))
+    editor.page.evaluate("() => app.graph.clear()")
+    assert editor.nodes() == []
+    _drop(editor, picture)
+    editor.settle(2500)
+    editor.shot("dropped")
+    assert editor.node("MirrorEdit")["widgets"]["steps"] == 4
+
+
+def _drop(editor, picture) -> None:
+    """Drop a file on the canvas."""
+    editor.page.evaluate("""async (bytes) => {
+        const file = new File([new Uint8Array(bytes)], 'edit.png', { type: 'image/png' });
+        await app.handleFile(file);
+    }""", list(picture.read_bytes()))
+
+
+@MODES
+def test_the_one_box_runs(editor, server):
+    box = json.loads((ROOT / "subgraphs" / f"{BOX}.json").read_text(encoding="utf-8"))
+    listed = {entry["name"] for entry in server.get("/global_subgraphs").values()}
+    assert BOX in listed
+    editor.open(boxed(box))
+    editor.run()
+    editor.shot("one-box")
+    assert _pictures(server, editor, "SaveImage")
+
+
+def boxed(blueprint: dict) -> dict:
+    """The box between Load Image and Save Image."""
+    from demo.graphs.parts import EXAMPLE
+    [box] = json.loads(json.dumps(blueprint["nodes"]))
+    box |= {"id": 2, "pos": [400, 0]}
+    box["inputs"][0]["link"], box["outputs"][0]["links"] = 1, [2]
+    load = {"id": 1, "type": "LoadImage", "pos": [0, 0], "size": [320, 320], "flags": {}, "order": 0, "mode": 0,
+            "inputs": [], "outputs": [{"name": "IMAGE", "type": "IMAGE", "links": [1]},
+                                      {"name": "MASK", "type": "MASK", "links": []}],
+            "properties": {}, "widgets_values": [EXAMPLE, "image"]}
+    save = {"id": 3, "type": "SaveImage", "pos": [860, 0], "size": [320, 320], "flags": {}, "order": 2, "mode": 0,
+            "inputs": [{"name": "images", "type": "IMAGE", "link": 2}], "outputs": [], "properties": {},
+            "widgets_values": ["mirror/box"]}
+    return {**blueprint, "last_node_id": 3, "last_link_id": 2, "nodes": [load, box, save],
+            "links": [[1, 1, 0, 2, 0, "IMAGE"], [2, 2, 0, 3, 0, "IMAGE"]]}
+
+
+def test_the_flagship_as_an_app(chromium, server):
+    from harness.browser import Editor
+    with Editor(chromium, server, True, SHOTS) as editor:
+        workflow = template(server, FLAGSHIP)
+        workflow["extra"]["linearMode"] = True
+        editor.open(workflow)
+        editor.settle(2000)
+        editor.shot("app")
+        editor.run()
+        editor.shot("app-run")
+        assert editor.errors == []
