@@ -135,7 +135,7 @@ def _notes(sheet: Sheet, first: int) -> list[dict]:
         return 60 + sum(20 * (1 + len(line) // 40) for line in text.splitlines())
     return [{"id": first + i, "type": "MarkdownNote", "pos": [0, 0], "size": [WIDTH, height(text)], "flags": {},
              "order": 0, "mode": 0, "inputs": [], "outputs": [], "properties": {}, "widgets_values": [text],
-             "color": "#432", "bgcolor": "#653"} for i, text in enumerate(sheet.notes)]
+             "title": "Read me", "color": "#432", "bgcolor": "#653"} for i, text in enumerate(sheet.notes)]
 
 
 # Places

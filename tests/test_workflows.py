@@ -58,7 +58,7 @@ def test_a_template_is_small_and_readable_where_it_opens(name):
         right, bottom = ((node["pos"][i] + node["size"][i] + (x, y)[i]) * scale for i in (0, 1))
         assert right <= SCREEN[0] and bottom <= SCREEN[1], node["type"]
     assert [group["title"][0] for group in workflow["groups"]] == sorted(g["title"][0] for g in workflow["groups"])
-    assert max(nodes, key=lambda node: node["pos"][0])["type"] == nodes[-1]["type"] == "MirrorCompare"
+    assert max(nodes, key=lambda node: node["pos"])["type"] == nodes[-1]["type"] == "MirrorCompare"
 
 
 @pytest.mark.parametrize("name", SHEETS)

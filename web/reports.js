@@ -4,25 +4,25 @@ import { app } from "../../scripts/app.js";
 import { ComfyWidgets } from "../../scripts/widgets.js";
 
 const NAME = "report";
+const HEIGHT = 90;
 const pack = decodeURIComponent(new URL(import.meta.url).pathname.split("/").at(-2));
 
-function reportBox(node) {
-    const found = node.widgets?.find((widget) => widget.name === NAME);
-    if (found) return found;
+function makeBox(node) {
+    const [width, height] = node.size;
     const { widget } = ComfyWidgets.STRING(node, NAME, ["STRING", { multiline: true }], app);
     widget.serialize = widget.options.serialize = false; // neither saved with the graph nor sent with the prompt
     widget.options.read_only = true;
+    widget.options.getMinHeight = () => HEIGHT;
     if (widget.element) widget.element.readOnly = true;
+    const [leastWidth, leastHeight] = node.computeSize();
+    node.setSize([Math.max(width, leastWidth), Math.max(height, leastHeight)]); // adding a widget shrinks the node
     return widget;
 }
 
 function show(node, text) {
-    const isNew = !node.widgets?.some((widget) => widget.name === NAME);
-    reportBox(node).value = text.join("\n\n");
-    if (!isNew) return;
-    const [width, height] = node.computeSize();
-    node.setSize([Math.max(node.size[0], width), Math.max(node.size[1], height)]);
-    node.setDirtyCanvas?.(true, true);
+    const box = node.widgets?.find((widget) => widget.name === NAME) ?? makeBox(node);
+    box.value = text.join("\n\n");
+    node.setDirtyCanvas(true, true);
 }
 
 app.registerExtension({

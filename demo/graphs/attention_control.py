@@ -27,20 +27,20 @@ HALF = 8        # of the embedded model's latent, as the published 32 is of Stab
 
 P2P_NOTE = """## Prompt-to-prompt
 
-The words of the edited caption look where the picture's own words look, for the first part of the walk. `blend_words`
+The words of the edited caption look where the picture's own words look, for the first part of the walk. **blend_words**
 keeps everything outside of these words as it was (outlined).
 
-**Shapes do not change?** Lower `self_until` and `cross_until`. **Too much?** Raise them. `reweight` makes a word weigh
-more: `big: 2`.
+**Shapes do not change?** Lower **self_until** and **cross_until**. **Too much?** Raise them. **reweight** makes a word
+weigh more: **big: 2**.
 
 **Press Run.**"""
 
 MASA_NOTE = """## MasaCtrl
 
-The new caption decides the shape, the picture gives the texture: from `first_step` and `first_layer` on, the edit's
+The new caption decides the shape, the picture gives the texture: from **first_step** and **first_layer** on, the edit's
 self-attention looks at the picture. The sampler is the stock KSampler (euler, noise off).
 
-**The shape stays?** Raise `first_step`. **Texture lost?** Lower it. For SD1.x at 512 x 512 take 4 and layer 10.
+**The shape stays?** Raise **first_step**. **Texture lost?** Lower it. For SD1.x at 512 x 512 take 4 and layer 10.
 
 **Press Run.**"""
 

@@ -11,7 +11,7 @@ EDIT_NOTE = """## CycleDiffusion
 A stochastic sampler draws noise at every step. **CycleDiffusion Edit** finds the noises with which it would have drawn
 this very picture, and draws with them under the other prompt, step by step together.
 
-**Too weak?** Raise `denoise` or `cfg`. **Too much?** Lower them, or choose the encoder *edit-friendly*.
+**Too weak?** Raise **denoise** or **cfg**. **Too much?** Lower them, or choose the encoder *edit-friendly*.
 
 **Press Run.**"""
 

@@ -26,7 +26,7 @@ what they share stays.
 The model here draws cartoon animals, so that this runs without a download. For your own pictures open the template
 *Edit your own picture*.
 
-**Too weak?** Choose `bold`. **Too much?** Choose `faithful`.
+**Too weak?** Choose **bold**. **Too much?** Choose **faithful**.
 
 **Press Run.**"""
 

@@ -26,7 +26,7 @@ MIRROR_NOTE = """## Edit with a mirror
 The picture is walked back to noise, and its prompt rewritten at every step so that the way forward retraces the way
 back. Then it is walked forward with the edit added. **Mirror Report** says how good the mirror is.
 
-**Too weak?** Raise `strength`. **Too much?** Lower it.
+**Too weak?** Raise **strength**. **Too much?** Lower it.
 
 **Press Run.**"""
 

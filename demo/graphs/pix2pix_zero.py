@@ -25,8 +25,8 @@ EDIT_NOTE = """## pix2pix-zero on your own picture
    now knows only cartoon animals.
 2. **CLIP Domain Direction**: what is there, and what should be: no prompt of the edited picture is needed.
 
-**Cross-Attention Guidance** keeps the structure. **Structure lost?** Raise `amount`. **Too weak?** Lower it, or raise
-`cfg`.
+**Cross-Attention Guidance** keeps the structure. **Structure lost?** Raise **amount**. **Too weak?** Lower it, or raise
+**cfg**.
 
 **Press Run.**"""
 

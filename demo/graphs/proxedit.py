@@ -13,7 +13,7 @@ NULL_TEXT_NOTE = """## Null-text inversion
 At high cfg the way back from noise leaves the picture. Null-text inversion (Mokady et al. 2023) optimises the
 **negative** prompt at every step until the way back holds; the other caption then takes the describing prompt's place.
 
-**Too slow?** The rewriter `negative prompt` needs no optimisation.
+**Too slow?** The rewriter **negative prompt** needs no optimisation.
 
 **Press Run.**"""
 
@@ -23,7 +23,7 @@ The describing prompt becomes the negative: no optimisation. **Mirror Proximal G
 that guidance would amplify; **Mirror Inversion Guidance** pulls the last steps to the recording, except where the edit
 is at work (outlined).
 
-**Too weak?** Lower the first `quantile`. **Too much?** Raise it.
+**Too weak?** Lower the first **quantile**. **Too much?** Raise it.
 
 **Press Run.**"""
 
