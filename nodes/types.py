@@ -10,6 +10,14 @@ RewriterType = io.Custom("MIRROR_REWRITER")
 ReportType = io.Custom("MIRROR_REPORT")
 
 
+def mirror_input() -> io.Input:
+    """The mirror of a control, which may come from the walk instead."""
+    return MirrorType.Input("mirror", optional=True, tooltip=(
+        "Whose picture is the reference. Only for stock samplers: Mirror Sample and edits under shared noise have a "
+        "picture of their own."
+    ))
+
+
 def category(module: str) -> str:
     """The menu's entry of a node's module (its __name__): the folder that it lies in, as in mirror/edit."""
     return f"{MENU}/{module.split('.')[-2]}"

@@ -121,17 +121,17 @@ def mirror():
 
 def patches_of(host, mirror, prox, published, pull=None, rate=0.0):
     """The nodes' own post-cfg functions with the settings of `straight_edit`."""
-    proximal, guidance = (host.pack_module(f"nodes.guidance.{name}") for name in ("proximal", "inversion_guidance"))
+    control = host.pack_module("nodes.host.guidance_control")
     threshold = Threshold(QUANTILE, whole_batch=published)
-    patches = [proximal.Proximal(soft, threshold, proximal.Window(1000, 0, False))] if prox else []
+    patches = [control.Proximal(soft, threshold, control.Window(1000, 0, False))] if prox else []
     if pull:
-        kind = {"inversion": guidance.ToRecording, "reconstruction": guidance.ToPicture}[pull]
-        window = proximal.Window(UNTIL, 0, False)
-        patches.append(kind(mirror, EditMask(threshold, 1, published), rate, window))
+        kind = {"inversion": control.ToRecording, "reconstruction": control.ToPicture}[pull]
+        window = control.Window(UNTIL, 0, False)
+        patches.append(kind(EditMask(threshold, 1, published), rate, window))
     return patches
 
 
-def as_the_host_calls(branch, patches, x, sigma, cond, base, scale):
+def as_the_host_calls(options, patches, x, sigma, cond, base, scale):
     """A guided prediction, with post-cfg functions, as comfy.samplers.cfg_function makes it in an edit branch."""
     sampling = SimpleNamespace(timestep=lambda s: (TABLE.log() - s.log()).abs().argmin())
     denoised = base + scale * (cond - base)
@@ -139,7 +139,7 @@ def as_the_host_calls(branch, patches, x, sigma, cond, base, scale):
         denoised = patch({
             "denoised": denoised, "cond_denoised": cond, "uncond_denoised": base, "cond_scale": scale, "input": x,
             "sigma": sigma.expand(len(x)), "cond": [], "uncond": [], "model": SimpleNamespace(model_sampling=sampling),
-            "model_options": {"transformer_options": {"mirror_branch": branch}}})
+            "model_options": {"transformer_options": options}})
     return denoised
 
 
@@ -148,11 +148,13 @@ def as_the_host_calls(branch, patches, x, sigma, cond, base, scale):
 def test_proximal_walks_equal_the_straight_line(host, mirror, published, pull):
     """To rounding, in both readings, which differ from each other and from what a part of the method makes."""
     patches = patches_of(host, mirror, True, published, **pull)
+    reference = host.pack_module("nodes.host.reference_pass").Recorded(mirror, frozenset(), None)
+    options = {"mirror_branch": host.pack_module("nodes.host.branches").Branch.EDIT, "mirror_reference": reference}
 
     def edit(x, sigma, i):
+        reference.step = i
         return as_the_host_calls(
-            host.pack_module("nodes.host.branches").Branch.EDIT,
-            patches, x, sigma, toy_denoise(x, sigma, TARGET), toy_denoise(x, sigma, SOURCE), SCALE)
+            options, patches, x, sigma, toy_denoise(x, sigma, TARGET), toy_denoise(x, sigma, SOURCE), SCALE)
 
     def back(x, sigma, i):
         return toy_denoise(x, sigma, SOURCE)

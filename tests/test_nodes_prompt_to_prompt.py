@@ -306,7 +306,8 @@ def failure(run_graph, scene):
 def test_what_does_not_fit_is_named(host, run_graph):
     scene = Edit(SWAPPED, target_text=" ".join([SWAPPED] * 9), mode="refine")
     made = scene.stock()
-    assert "the text in the attention control 154" in failure(run_graph, scene)
+    assert "`target_text`" in failure(run_graph, scene) and "is not the text that `positive`" in failure(
+        run_graph, scene)
     del scene[made.id], scene[scene.control.id]
     run = run_graph(scene)
     patch = host.pack_module("nodes.attention.prompt_to_prompt").MirrorPromptToPrompt.execute
@@ -320,7 +321,8 @@ def test_what_does_not_fit_is_named(host, run_graph):
         ({"windows": "dog: 0.2"}, "a colon and 2 number"),
         ({"windows": "dog: 0.8 0.2"}, "not from 0.8 to 0.2"),
         ({"subtract_words": "dog"}, "`blend_words`, which is empty"),
-        ({"source_text": " ".join([SOURCE] * 9)}, "`source_text` has 154 tokens and the mirror's prompt 77"),
+        ({"source_text": " ".join([SOURCE] * 9)}, "`source_text` .* is not the text that the picture's prompt"),
+        ({"source_text": SWAPPED, "target_text": SOURCE}, "`source_text` .* is not the text"),
         ({"target_text": ADDED, "mode": "replace"}, "Use refine"),
     ):
         with pytest.raises(ValueError, match=words):

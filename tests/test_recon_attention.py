@@ -154,7 +154,8 @@ def test_what_cannot_be_read_is_refused(run_graph):
         return caught.value.text
 
     assert "`dog` is not in the text" in failure(Scene(steps=2), words="dog")
-    assert "154 tokens and the mirror's prompt 77" in failure(Scene(steps=2), text=" ".join([TEXT] * 9))
+    assert "is not the text that the mirror's prompt" in failure(Scene(steps=2), text=" ".join([TEXT] * 9))
+    assert "is not the text that the mirror's prompt" in failure(Scene(steps=2), text=TEXT.replace("cat", "dog"))
     assert "Raise `largest`" in failure(Scene(steps=2), largest=2)
     assert "`words` is empty" in failure(Scene(steps=2), words=" , ")
     still = Scene(flow, lambda: pictures(channels=16, scale=1.0), steps=2, scheduler="simple")

@@ -8,9 +8,10 @@ from torch import Tensor
 from ...mirror_ops.measure.colormap import draw_maps, unit
 from ...mirror_ops.walks.trajectory import Mirror
 from ..host.attention import WordMaps, watch_cross_attention
+from ..host.branches import Branch
 from ..host.denoiser import Walk, run
 from ..host.identity import check_made_with
-from ..host.words import length, positions
+from ..host.words import alike, encoding, positions
 from ..types import MirrorType, category
 
 WRITTEN, REWRITTEN = "as written", "rewritten"
@@ -74,9 +75,11 @@ def _tokens_of(mirror: Mirror, clip, text: str, names: list[str]) -> list[list[i
     """Token positions of each word; ValueError for no words, or a text that the mirror was not made with."""
     if not names:
         raise ValueError("`words` is empty. Name words of the text, one a line.")
-    tokens, needed = length(clip, text), mirror.source.shape[1]
-    if tokens != needed:
-        raise ValueError(f"`text` has {tokens} tokens and the mirror's prompt {needed}: give the text it was made of.")
+    if not alike(encoding(clip, text), mirror.source):
+        raise ValueError(
+            f"`text` (`{text}`) is not the text that the mirror's prompt was encoded from, with the connected `clip`. "
+            "Give the text and CLIP that it was made of."
+        )
     return positions(clip, text, names)
 
 
@@ -95,14 +98,16 @@ def _read(model, mirror: Mirror, tokens: list[list[int]], largest: int) -> dict[
         for i, sigma in enumerate(walk.sigmas[:-1]):
             x = mirror.latents[i].to(walk.device)
             for row, text in texts.items():
-                walk.denoise(x, sigma, walk.prompts["positive"].saying(text[i].to(walk.device)))
+                walk.denoise(x, sigma, walk.prompts["positive"].saying(text[i].to(walk.device)), branch=Branch.SOURCE)
                 means[row] = means[row] + seen.take(x.shape[-2:]).cpu() / mirror.steps
             walk.progress.reached((i + 1) * len(texts), walk.denoised)
         return means
 
     prompts = {"positive": [[mirror.source, options]]}
     evaluations = mirror.steps * len(texts)
-    means, _ = run(patcher, mirror.latents[-1], mirror.sigmas, prompts, algorithm, evaluations=evaluations)
+    means, _ = run(
+        patcher, mirror.latents[-1], mirror.sigmas, prompts, algorithm, evaluations=evaluations, reference=mirror
+    )
     return means
 
 

@@ -1,20 +1,15 @@
 """MirrorMutualSelfAttention: the edit takes its texture from the mirror's picture, in a layout of its own."""
 
-from dataclasses import dataclass
-
-import torch
-from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
-from torch import Tensor
 
-from ...mirror_ops.attention.mutual_self_attention import JOINT, OWN, SOURCE, masked_mutual, mutual, unit_area
+from ...mirror_ops.attention.mutual_self_attention import JOINT, OWN, SOURCE
 from ...mirror_ops.walks.trajectory import Mirror
-from ..host.attach import active_reference, attach
-from ..host.attention import CROSS, SELF, Attention, attention_layers, put_in_rows, replace_attention
-from ..host.reference_pass import NEGATIVE, POSITIVE, ReferencePass
-from ..host.word_maps import Texts, WordHeat, attention_maps, names
-from ..host.words import length
-from ..types import MirrorType, category
+from ..host.attach import attach
+from ..host.attention import SELF, attention_layers
+from ..host.mutual_control import MutualControl
+from ..host.reference_pass import NEGATIVE, POSITIVE, Check
+from ..host.word_maps import Texts, WordHeat, names
+from ..types import category, mirror_input
 
 SAMPLERS, KEPT = "the sampler's", "the source prompt"
 
@@ -30,17 +25,16 @@ class MirrorMutualSelfAttention(io.ComfyNode):
             display_name="Mirror Mutual Self-Attention",
             category=category(__name__),
             description=(
-                "MasaCtrl: in later steps and layers the edit's self-attention takes keys and values from the mirror's "
-                "picture. Shape and pose may follow the new prompt, texture stays the picture's. For Mirror Sample "
-                "and stock samplers that take the mirror's steps."
+                "MasaCtrl: in later steps and layers the edit's self-attention takes keys and values from the picture "
+                "as it was. Shape and pose may follow the new prompt, texture stays the picture's. Works in Mirror "
+                "Sample, in edits under shared noise, and with a mirror in stock samplers that take its steps."
             ),
             search_aliases=["masactrl", "proxmasactrl", "attention control", "pose edit", "geometry edit"],
             inputs=[
-                io.Model.Input("model", tooltip="The mirror's model. Other packs' attention patches come before this."),
-                MirrorType.Input("mirror"),
+                io.Model.Input("model", tooltip="Other packs' attention patches come before this."),
                 io.Int.Input(
                     "first_step", default=4, min=0, max=1000,
-                    tooltip="The mirror's step from which it acts. Earlier: more of the layout is the picture's.",
+                    tooltip="The step of the walk from which it acts. Earlier: more of the layout is the picture's.",
                 ),
                 io.Int.Input(
                     "first_layer", default=10, min=0, max=200,
@@ -51,6 +45,7 @@ class MirrorMutualSelfAttention(io.ComfyNode):
                     "What the edit's positive prompt looks at: the source, both, or itself.")),
                 io.Combo.Input("negative", options=modes, default=SOURCE, tooltip=(
                     "The same for the negative prompt.")),
+                mirror_input(),
                 io.Combo.Input(
                     "source_negative", options=[SAMPLERS, KEPT], default=SAMPLERS, optional=True,
                     tooltip="Under which prompt the edit's negative sees the source. The source prompt is "
@@ -67,20 +62,19 @@ class MirrorMutualSelfAttention(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model, mirror: Mirror, first_step, first_layer, positive, negative, source_negative=SAMPLERS,
-        mask_words="", mask_threshold=0.1, clip=None, source_text="", target_text="", source=None,
+        cls, model, first_step, first_layer, positive, negative, mirror: Mirror | None = None,
+        source_negative=SAMPLERS, mask_words="", mask_threshold=0.1, clip=None, source_text="", target_text="",
+        source=None,
     ) -> io.NodeOutput:
         layers = attention_layers(model, SELF)
-        if first_step >= mirror.steps or first_layer >= len(layers):
-            raise ValueError(
-                f"`first_step` {first_step} and `first_layer` {first_layer} must lie below the mirror's {mirror.steps} "
-                f"steps and this model's {len(layers)} self-attention layers."
-            )
-        heat = _heat(mirror, clip, source_text, target_text, names(mask_words))
-        control = MutualControl({POSITIVE: positive, NEGATIVE: negative}, first_step, source_negative == KEPT, *heat,
-                                mask_threshold)
+        if first_layer >= len(layers):
+            raise ValueError(f"`first_layer` {first_layer} must lie below this model's {len(layers)} self-attention "
+                             "layers.")
+        texts = _texts(clip, source_text, target_text) if names(mask_words) else None
+        control = MutualControl({POSITIVE: positive, NEGATIVE: negative}, first_step, source_negative == KEPT,
+                                *_heat(texts, names(mask_words)), mask_threshold)
         model = model.clone()
-        attach(model, mirror, source, control.sides)
+        attach(model, mirror, source, control.sides, _check(first_step, texts))
         control.patch(model, layers[first_layer:])
         return io.NodeOutput(model)
 
@@ -100,94 +94,28 @@ def _mask_inputs() -> list:
     ]
 
 
-def _heat(mirror: Mirror, clip, source: str, target: str, words: list[str]) -> tuple[WordHeat | None, tuple]:
-    """(what gathers the words' maps, the lengths of both prompts), or (None, ()) without words."""
-    if not words:
-        return None, ()
+def _texts(clip, source: str, target: str) -> Texts:
+    """Both prompts; ValueError if one is missing."""
     if clip is None or not source or not target:
         raise ValueError("`mask_words` are looked up in the texts: connect `clip` and give both texts.")
-    if length(clip, source) != mirror.source.shape[1]:
-        raise ValueError(f"`source_text` does not have the {mirror.source.shape[1]} tokens of the mirror's prompt.")
-    texts = Texts(clip, source, target, length(clip, source), length(clip, target))
+    return Texts.of(clip, source, target)
+
+
+def _heat(texts: Texts | None, words: list[str]) -> tuple[WordHeat | None, tuple]:
+    """(what gathers the words' maps, the lengths of both prompts), or (None, ()) without words."""
+    if texts is None:
+        return None, ()
     masks = texts.masks(words)
     return WordHeat(masks[0][None], masks[1][None]), (texts.length, texts.target_length)
 
 
-@dataclass(frozen=True, eq=False)
-class MutualControl:
-    """The patches. modes: SOURCE, JOINT or OWN by side; kept_negative: both sides see the source under its own prompt;
-    heat and lengths: of the mask-guided variant."""
+def _check(first_step: int, texts: Texts | None) -> Check:
+    """Raises ValueError for a walk that ends before the first step, or has other prompts than the texts."""
 
-    modes: dict[int, str]
-    first_step: int
-    kept_negative: bool
-    heat: WordHeat | None = None
-    lengths: tuple[int, ...] = ()
-    threshold: float = 0.1
+    def check(steps: int, source, positive=None) -> None:
+        if first_step >= steps:
+            raise ValueError(f"`first_step` {first_step} must lie below the {steps} steps of the walk.")
+        if texts is not None:
+            texts.check(source, positive)
 
-    @property
-    def sides(self) -> list[int]:
-        """The prompts under which the source has to be evaluated."""
-        acting_sides = [side for side, mode in self.modes.items() if mode != OWN]
-        return [POSITIVE] if self.kept_negative else [POSITIVE, *acting_sides]
-
-    def patch(self, patcher: ModelPatcher, layers: list) -> None:
-        """Puts the control on these self-attention layers of a cloned patcher to which the source was attached."""
-        replace_attention(patcher, SELF, self.own, layers)
-        if self.heat is not None:
-            replace_attention(patcher, CROSS, self.watch)
-
-    def own(self, q: Tensor, k: Tensor, v: Tensor, extra_options: dict, onward: Attention) -> Tensor:
-        """Self-attention with keys and values of the source."""
-        reference = active_reference(extra_options)
-        if reference is None or reference.step < self.first_step:
-            return onward(q, k, v, extra_options)
-        if reference.recording:
-            reference.keep(self, extra_options, lambda rows: (k[rows], v[rows]))
-            return onward(q, k, v, extra_options)
-        twice = JOINT in self.modes.values()
-        seen = [torch.cat([x, x], dim=1) if twice else x.clone() for x in (k, v)]
-        changed = [(side, rows) for side, rows in reference.rows(extra_options, len(q)) if self.modes[side] != OWN]
-        for side, rows in changed:
-            kept = reference.read(self, extra_options, POSITIVE if self.kept_negative else side)
-            for whole, own, source in zip(seen, (k, v), kept, strict=True):
-                whole[rows] = mutual(own[rows], source, self.modes[side], twice)
-        out = onward(q, *seen, extra_options)
-        areas = None if self.heat is None else self._areas(reference, extra_options)
-        if areas is None:
-            return out
-        for side, rows in changed:
-            if self.modes[side] == SOURCE:
-                pixels = q.shape[1]
-                mine = masked_mutual(q[rows], *(x[rows, :pixels] for x in seen), extra_options["n_heads"], *areas,
-                                     self.threshold).to(out)
-                out = put_in_rows(mine, out, rows, (q, *seen), extra_options, onward)
-        return out
-
-    def watch(self, q: Tensor, k: Tensor, v: Tensor, extra_options: dict, onward: Attention) -> Tensor:
-        """Cross-attention as it is, its maps gathered for the words' areas."""
-        reference = active_reference(extra_options)
-        if reference is not None and self.heat.gathers(reference, extra_options):
-            if reference.recording:
-                reference.keep((self, CROSS), extra_options, lambda rows: (q[rows], k[rows]))
-            else:
-                self._gather(reference, q, k, extra_options)
-        return onward(q, k, v, extra_options)
-
-    def _gather(self, reference: ReferencePass, q: Tensor, k: Tensor, extra_options: dict) -> None:
-        for side, rows in reference.rows(extra_options, len(q)):
-            if side == POSITIVE:
-                source = attention_maps(*reference.read((self, CROSS), extra_options, side), extra_options,
-                                        self.lengths[0])
-                target = attention_maps(q[rows], k[rows], extra_options, self.lengths[1])
-                self.heat.gather(reference, extra_options, source, target)
-
-    def _areas(self, reference: ReferencePass, extra_options: dict) -> list[Tensor] | None:
-        """[pixels of the source's object, of the edit's], from the maps of this step that the network has run so far;
-        where the prompts are evaluated apart and the positive's turn is still to come, from those of the last step."""
-        size = tuple(extra_options["activations_shape"][-2:])
-        for step in (reference.step, reference.step - 1):
-            heats = self.heat.mean(reference, lambda gathered, step=step: gathered == step)
-            if heats is not None:
-                return [unit_area(heat[:, 0], size).flatten(1) for heat in heats]
-        return None
+    return check

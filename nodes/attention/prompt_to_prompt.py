@@ -19,12 +19,13 @@ from ...mirror_ops.attention.prompt_to_prompt import (
 )
 from ...mirror_ops.walks.trajectory import Mirror, cpu
 from ..host.attach import attach, get_reference
+from ..host.blocked import unknown
 from ..host.branches import Branch
 from ..host.denoiser import Walk, run
 from ..host.prompt_control import LocalBlend, PromptControl
 from ..host.word_maps import Texts, WordHeat, names
-from ..host.words import length, positions, tokenized
-from ..types import MirrorType, category
+from ..host.words import positions, tokenized
+from ..types import category, mirror_input
 
 AUTO, REPLACE, REFINE = "auto", "replace", "refine"
 LOOKS = 10  # steps of the recording at which the mask is read
@@ -41,15 +42,14 @@ class MirrorPromptToPrompt(io.ComfyNode):
             category=category(__name__),
             description=(
                 "Prompt-to-prompt: while the edited caption is sampled, its words take over the attention maps of the "
-                "mirror's picture, word by word, for the first part of the walk. Swap words, add words, make a word "
-                "weigh more. Works in Mirror Sample and in stock samplers that take the mirror's steps."
+                "picture, word by word, for the first part of the walk. Swap words, add words, make a word weigh more. "
+                "Works in Mirror Sample, in edits under shared noise, and with a mirror in stock samplers."
             ),
             search_aliases=["p2p", "attention control", "word swap", "attention reweight", "local blend"],
             inputs=[
-                io.Model.Input("model", tooltip="The mirror's model. Other packs' attention patches come before this."),
-                MirrorType.Input("mirror"),
+                io.Model.Input("model", tooltip="Other packs' attention patches come before this."),
                 io.Clip.Input("clip"),
-                io.String.Input("source_text", multiline=True, tooltip="The mirror's prompt, as it was encoded."),
+                io.String.Input("source_text", multiline=True, tooltip="The picture's prompt, as it was encoded."),
                 io.String.Input("target_text", multiline=True, tooltip="The edited prompt, as the sampler gets it."),
                 io.Combo.Input(
                     "mode", options=[AUTO, REPLACE, REFINE], default=AUTO,
@@ -64,6 +64,12 @@ class MirrorPromptToPrompt(io.ComfyNode):
                     "self_until", default=0.6, min=0.0, max=1.0, step=0.05,
                     tooltip="The same for self-attention, which holds the layout. 0 lets shapes change freely.",
                 ),
+                mirror_input(),
+                io.Float.Input(
+                    "cross_weight", default=1.0, min=0.0, max=1.0, step=0.05, optional=True,
+                    tooltip="How much of the source's maps: 1 takes their place. 0.3 through the whole walk "
+                    "(cross_until 1, self_until 0) holds the structure gently under shared noise, for no pass more.",
+                ),
                 *_word_inputs(),
                 *_advanced_inputs(),
             ],
@@ -71,30 +77,32 @@ class MirrorPromptToPrompt(io.ComfyNode):
                 io.Model.Output(tooltip="For Mirror Sample, or a stock sampler with the mirror's noise and steps."),
                 io.Mask.Output(
                     display_name="mask", tooltip="Where the blend words look in the recorded walk, a value for each "
-                    "latent cell; everywhere if there are none.",
+                    "latent cell; everywhere if there are none. Needs `mirror`.",
                 ),
             ],
         )
 
     @classmethod
     def execute(
-        cls, model, mirror: Mirror, clip, source_text, target_text, mode, cross_until, self_until, reweight="",
-        windows="", blend_words="", subtract_words="", cross_from=0.0, blend_from=0.2, blend_threshold=0.3,
-        self_largest=32, parity=False, source=None,
+        cls, model, clip, source_text, target_text, mode, cross_until, self_until, mirror: Mirror | None = None,
+        cross_weight=1.0, reweight="", windows="", blend_words="", subtract_words="", cross_from=0.0, blend_from=0.2,
+        blend_threshold=0.3, self_largest=32, parity=False, source=None,
     ) -> io.NodeOutput:
-        texts = _texts(mirror, clip, source_text, target_text)
+        texts = Texts.of(clip, source_text, target_text)
         control = PromptControl(
-            edit=_edit(texts, mode, _settings(reweight, 1, "reweight", "cat: 2"), parity),
+            edit=_edit(texts, mode, cross_weight, _settings(reweight, 1, "reweight", "cat: 2"), parity),
             lengths=(texts.length, texts.target_length),
             alpha=_schedule(texts, (cross_from, cross_until), _settings(windows, 2, "windows", "cat: 0 0.2")),
             own_until=self_until,
             own_pixels=self_largest**2,
-            blend=_blend(mirror, texts, names(blend_words), names(subtract_words), blend_from, blend_threshold),
+            blend=_blend(texts, names(blend_words), names(subtract_words), blend_from, blend_threshold),
             injected_heat=parity,
         )
         model = model.clone()
-        attach(model, mirror, source)
+        attach(model, mirror, source, check=lambda steps, *prompts: texts.check(*prompts))
         control.patch(model)
+        if mirror is None:
+            return io.NodeOutput(model, unknown("The mask is read in a recorded walk: connect `mirror` to this node."))
         return io.NodeOutput(model, _recorded_mask(model, mirror, texts, control.blend))
 
 
@@ -130,29 +138,19 @@ def _advanced_inputs() -> list:
     ]
 
 
-def _texts(mirror: Mirror, clip, source: str, target: str) -> Texts:
-    """Raises ValueError for a source text that the mirror was not made with."""
-    tokens, needed = length(clip, source), mirror.source.shape[1]
-    if tokens != needed:
-        raise ValueError(
-            f"`source_text` has {tokens} tokens and the mirror's prompt {needed}: give the text it was made of."
-        )
-    return Texts(clip, source, target, tokens, length(clip, target))
-
-
-def _edit(texts: Texts, mode: str, weights: list[tuple[str, list[float]]], parity: bool):
+def _edit(texts: Texts, mode: str, weight: float, factors: list[tuple[str, list[float]]], parity: bool):
     """(source maps, target maps) -> the maps that the edit gets. ValueError for words that cannot be paired."""
     before, after = (tokenized(texts.clip, text) for text in (texts.source, texts.target))
     lengths = texts.length, texts.target_length
-    found = [(positions(texts.clip, texts.target, [word])[0], factor) for word, (factor,) in weights]
-    factors = reweighting(found, texts.target_length)
+    found = [(positions(texts.clip, texts.target, [word])[0], factor) for word, (factor,) in factors]
+    scale = reweighting(found, texts.target_length)
     if mode == AUTO:
         mode = REPLACE if _can_be_paired(before, after) else REFINE
     if mode == REPLACE:
         mapping = replacement(*paired(before, after), *lengths, parity=parity)
-        return lambda source, target: replaced(source, mapping) * factors.to(source)
+        return lambda source, target: torch.lerp(target, replaced(source, mapping), weight) * scale.to(source)
     mapper, known = refinement(before, after, *lengths)
-    return lambda source, target: refined(source, target, mapper, known) * factors.to(source)
+    return lambda source, target: torch.lerp(target, refined(source, target, mapper, known), weight) * scale.to(source)
 
 
 def _can_be_paired(before, after) -> bool:
@@ -170,7 +168,7 @@ def _schedule(texts: Texts, window: tuple, own: list[tuple[str, list[float]]]) -
     return cache(lambda steps: schedule(steps, window, found, texts.target_length))
 
 
-def _blend(mirror: Mirror, texts: Texts, words: list[str], left: list[str], begin: float, threshold: float):
+def _blend(texts: Texts, words: list[str], left: list[str], begin: float, threshold: float):
     if not words:
         if left:
             raise ValueError("`subtract_words` takes away from the area of `blend_words`, which is empty. Name some.")
@@ -215,5 +213,7 @@ def _recorded_mask(model, mirror: Mirror, texts: Texts, blend: LocalBlend | None
         return blend.mask(get_reference(walk.model_options["transformer_options"]), mirror.steps)
 
     prompts = {"positive": target}
-    mask, _ = run(model, mirror.latents[-1], mirror.sigmas, prompts, algorithm, evaluations=len(looks))
+    mask, _ = run(
+        model, mirror.latents[-1], mirror.sigmas, prompts, algorithm, evaluations=len(looks), reference=mirror
+    )
     return cpu(mask)[:, 0]

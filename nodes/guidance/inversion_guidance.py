@@ -1,63 +1,19 @@
 """MirrorInversionGuidance and MirrorReconstructionGuidance: outside a mask, an edit is pulled back to the picture."""
 
-from dataclasses import dataclass
-
-from comfy.model_patcher import ModelPatcher
-from comfy.patcher_extension import WrappersMP
 from comfy_api.latest import io
-from comfy_execution.graph_utils import ExecutionBlocker
 from torch import Tensor
 
-from ...mirror_ops.guidance.proximal import EditMask, inversion_guidance, reconstruction_guidance
-from ...mirror_ops.walks.ddim import euler, implied_denoised
+from ...mirror_ops.guidance.proximal import EditMask
 from ...mirror_ops.walks.trajectory import Mirror, cpu
-from ..host.branches import Control
+from ..host.blocked import unknown
+from ..host.branches import Branch
 from ..host.conditioning import check_batch, text_of, with_pooled, with_text
 from ..host.denoiser import Walk, run
-from ..host.identity import check_made_with
-from ..host.reference_pass import NEAR, check_shape, step_of
-from ..types import MirrorType, category
-from .proximal import Window, guided, is_edit_alone, is_guided, threshold_input, threshold_of, window_inputs
+from ..host.guidance_control import Pull, ToPicture, ToRecording, Window
+from ..types import category, mirror_input
+from .proximal import threshold_input, threshold_of, window_inputs
 
 ABOVE, PUBLISHED = "|difference| > threshold", "|proximal map| > threshold (as published)"
-
-
-@dataclass(frozen=True)
-class Pull:
-    """The post-cfg function: the step arrives where the pull moves it to, if it is one Euler move (euler, ddim)."""
-
-    mirror: Mirror
-    mask: EditMask
-    rate: float
-    window: Window
-
-    def __call__(self, args: dict) -> Tensor:
-        if not is_guided(args, self.window, Control.PULL):
-            return args["denoised"]
-        x, denoised, sigma = args["input"], args["denoised"], args["sigma"].flatten()[0]
-        i, delta = step_of(self.mirror.sigmas, sigma), args["cond_denoised"] - args["uncond_denoised"]
-        mask, sigma_next = self.mask(delta, sigma, is_edit_alone(args)), self.mirror.sigmas[i + 1].to(sigma)
-        return implied_denoised(x, self.arrive(x, denoised, mask, i, sigma, sigma_next), sigma, sigma_next)
-
-    def arrive(self, x: Tensor, denoised: Tensor, mask: Tensor, i: int, sigma: Tensor, sigma_next: Tensor) -> Tensor:
-        """The latent at sigma_next, the mirror's level i + 1."""
-        raise NotImplementedError
-
-
-class ToRecording(Pull):
-    """Inversion guidance: to the recorded latent of the level that the step arrives at."""
-
-    def arrive(self, x, denoised, mask, i, sigma, sigma_next):
-        recorded = self.mirror.latents[i + 1].to(x)
-        return inversion_guidance(euler(x, denoised, sigma, sigma_next), recorded, mask, self.rate)
-
-
-class ToPicture(Pull):
-    """Reconstruction guidance: the prediction to the picture, before noise is added back."""
-
-    def arrive(self, x, denoised, mask, i, sigma, sigma_next):
-        clean = self.mirror.latents[-1].to(x)
-        return reconstruction_guidance(x, denoised, clean, mask, self.rate, sigma, sigma_next, self.window.flow)
 
 
 class MirrorInversionGuidance(io.ComfyNode):
@@ -70,8 +26,9 @@ class MirrorInversionGuidance(io.ComfyNode):
             display_name="Mirror Inversion Guidance",
             category=category(__name__),
             description=(
-                "Inversion guidance (ProxEdit): after each step the latent is pulled to the one that inversion "
-                "recorded at this level, except where the two predictions of guidance differ by more than a threshold."
+                "Inversion guidance (ProxEdit): after each step the latent is pulled to the picture's own at this "
+                "level (the one that inversion recorded, or the source side under shared noise), except where the two "
+                "predictions of guidance differ by more than a threshold."
             ),
             search_aliases=["proxedit", "inversion guidance", "keep background"],
             inputs=_inputs(1.0, "Part of the way to the recorded latent: 1 takes its place."),
@@ -79,8 +36,8 @@ class MirrorInversionGuidance(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model, mirror: Mirror, **settings) -> io.NodeOutput:
-        return _patched(ToRecording, model, mirror, **settings)
+    def execute(cls, model, **settings) -> io.NodeOutput:
+        return _patched(ToRecording, model, **settings)
 
 
 class MirrorReconstructionGuidance(io.ComfyNode):
@@ -94,7 +51,8 @@ class MirrorReconstructionGuidance(io.ComfyNode):
             category=category(__name__),
             description=(
                 "Reconstruction guidance (ProxEdit): at each step the predicted picture is pulled to the one that was "
-                "inverted, except where the two predictions of guidance differ by more than a threshold."
+                "inverted (under shared noise: to what is predicted of it), except where the two predictions of "
+                "guidance differ by more than a threshold."
             ),
             search_aliases=["proxedit", "reconstruction guidance", "keep background"],
             inputs=_inputs(0.1, "Part of the way from the predicted picture to the real one, at each step."),
@@ -102,18 +60,18 @@ class MirrorReconstructionGuidance(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model, mirror: Mirror, **settings) -> io.NodeOutput:
-        return _patched(ToPicture, model, mirror, **settings)
+    def execute(cls, model, **settings) -> io.NodeOutput:
+        return _patched(ToPicture, model, **settings)
 
 
 def _inputs(rate: float, tooltip: str) -> list:
     return [
         io.Model.Input("model"),
-        MirrorType.Input("mirror", tooltip="The mirror that is sampled from."),
         io.Float.Input("step_size", default=rate, min=0.0, max=1.0, step=0.01, tooltip=tooltip),
         threshold_input(),
         io.Int.Input("dilation", default=1, min=0, max=64, tooltip="Latent cells by which the edit's part is widened."),
         *window_inputs(400),
+        mirror_input(),
         io.Combo.Input(
             "mask_rule", options=[ABOVE, PUBLISHED], default=ABOVE, optional=True, advanced=True, tooltip=(
                 "What counts as the edit's. The official code asks for twice the threshold: more is pulled back."
@@ -128,48 +86,34 @@ def _inputs(rate: float, tooltip: str) -> list:
 
 def _outputs() -> list:
     return [
-        io.Model.Output(tooltip="For Mirror Sample, or a stock euler or ddim sampler on the mirror's sigmas."),
+        io.Model.Output(
+            tooltip="For Mirror Sample, edits under shared noise, or with a mirror a stock euler or ddim sampler on "
+            "its sigmas."
+        ),
         io.Mask.Output(
             display_name="mask", tooltip=(
-                "The part of the pull that each latent cell is spared, measured on the recording. Needs `positive`."
+                "The part of the pull that each latent cell is spared, measured on the recording. Needs `mirror` and "
+                "`positive`."
             ),
         ),
     ]
 
 
 def _patched(
-    kind: type[Pull], model, mirror: Mirror, step_size, threshold, dilation, first_timestep=400, last_timestep=0,
-    mask_rule=ABOVE, positive=None,
+    kind: type[Pull], model, step_size, threshold, dilation, mirror: Mirror | None = None, first_timestep=400,
+    last_timestep=0, mask_rule=ABOVE, positive=None,
 ) -> io.NodeOutput:
-    check_made_with(mirror, model)
     mask = EditMask(threshold_of(threshold), dilation, mask_rule == PUBLISHED)
     window = Window.of(model, first_timestep, last_timestep)
-    patched = guided(model, kind(mirror, mask, step_size, window))
-    patched.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, "mirror_pull", _checked(mirror))
-    spared = ExecutionBlocker("The mask needs `positive`, the edited picture's caption: connect it to this node.")
-    if positive is not None:
-        spared = recorded_mask(model, mirror, positive, mask, window)
-    return io.NodeOutput(patched, spared)
+    patched = kind(mask, step_size, window).patched(model, mirror)
+    if mirror is None or positive is None:
+        return io.NodeOutput(patched, unknown(
+            "The mask needs `mirror` and `positive`, the edited picture's caption: connect both to this node."
+        ))
+    return io.NodeOutput(patched, recorded_mask(model, mirror, positive, mask, window))
 
 
-def _checked(mirror: Mirror):
-    """An OUTER_SAMPLE wrapper: before work, ValueError for latents or levels that the mirror has not recorded."""
-
-    def sample(executor, noise, latent_image, sampler, sigmas, *args, **kwargs):
-        check_shape(mirror, noise.shape)
-        for sigma, sigma_next in zip(sigmas[:-1], sigmas[1:], strict=True):
-            recorded = mirror.sigmas[step_of(mirror.sigmas, sigma) + 1].to(sigmas)
-            if (sigma_next - recorded).abs() > NEAR * sigma:
-                raise ValueError(
-                    f"The sampler goes from noise level {sigma:.4g} to {sigma_next:.4g}, the mirror to {recorded:.4g}: "
-                    "give the sampler the mirror's `sigmas`."
-                )
-        return executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
-
-    return sample
-
-
-def recorded_mask(model: ModelPatcher, mirror: Mirror, positive, mask: EditMask, window: Window) -> Tensor:
+def recorded_mask(model, mirror: Mirror, positive, mask: EditMask, window: Window) -> Tensor:
     """[B, H, W] in [0, 1]: the mean over steps and channels of the mask, with the edit measured on the recording.
 
     While one samples the mask is made anew at every step, on latents that the edit has already changed, and no node
@@ -190,12 +134,16 @@ def recorded_mask(model: ModelPatcher, mirror: Mirror, positive, mask: EditMask,
         for n, i in enumerate(steps):
             x, sigma = mirror.latents[i].to(walk.device), mirror.sigmas[i].to(walk.device)
             said = (mirror.embeddings[i] if mirror.provenance.rewrote_positive else mirror.source).to(walk.device)
-            source = walk.denoise(x, sigma, walk.prompts["kept"].saying(said))
-            edited = walk.denoise(x, sigma, walk.prompts["positive"].saying(said + change.to(walk.device)))
+            kept = walk.prompts["kept"].saying(said)
+            source = walk.denoise(x, sigma, kept, branch=Branch.SOURCE)
+            told = walk.prompts["positive"].saying(said + change.to(walk.device))
+            edited = walk.denoise(x, sigma, told, branch=Branch.PROBE)
             total = total + mask(edited - source, sigma, alone=True).mean(dim=1)
             walk.progress.reached(2 * (n + 1), walk.denoised)
         return total / len(steps)
 
     prompts = {"positive": positive, "kept": kept}
-    spared, _ = run(model, mirror.latents[-1], mirror.sigmas, prompts, algorithm, evaluations=2 * len(steps))
+    spared, _ = run(
+        model, mirror.latents[-1], mirror.sigmas, prompts, algorithm, evaluations=2 * len(steps), reference=mirror
+    )
     return cpu(spared)

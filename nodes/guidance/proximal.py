@@ -1,21 +1,13 @@
 """MirrorProximalGuidance: guidance that keeps only what is large enough to be the edit."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import NamedTuple
-
-from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
-from torch import Tensor
 
-from ...mirror_ops.guidance.proximal import Prox, Threshold, hard, soft, without_small
-from ..host import families
-from ..host.branches import Branch, Control, acts, branch_of
+from ...mirror_ops.guidance.proximal import Threshold, hard, soft
+from ..host.guidance_control import Proximal, Window, guided
 from ..types import category
 
 PROXIMAL_MAPS = {"soft": soft, "hard": hard}
 PICTURE, BATCH = "each picture", "whole batch (as published)"
-PostCfg = Callable[[dict], Tensor]
 
 
 class MirrorProximalGuidance(io.ComfyNode):
@@ -52,67 +44,6 @@ class MirrorProximalGuidance(io.ComfyNode):
             PROXIMAL_MAPS[proximal_map], threshold_of(threshold), Window.of(model, first_timestep, last_timestep)
         )
         return io.NodeOutput(guided(model, patch, first=True))
-
-
-class Window(NamedTuple):
-    """The training timesteps at which a patch acts: first >= t >= last. Of a flow model t is 1000 sigma."""
-
-    first: int
-    last: int
-    flow: bool
-
-    @classmethod
-    def of(cls, model: ModelPatcher, first: int, last: int) -> "Window":
-        """Raises ValueError for a window that holds nothing."""
-        if last > first:
-            raise ValueError(f"Sampling goes from timestep 1000 to 0: {first} cannot be first and {last} last.")
-        return cls(first, last, families.is_flow(model))
-
-    def holds(self, sigma: Tensor, sampling) -> bool:
-        """Whether the level sigma, [B] alike or a number, lies in it; `sampling` is the model's model_sampling."""
-        sigma = sigma.flatten()[0]
-        t = 1000 * sigma if self.flow else sampling.timestep(sigma)
-        return self.last <= float(t) <= self.first
-
-
-@dataclass(frozen=True)
-class Proximal:
-    """The post-cfg function. Where there is no negative there is no guidance; a source branch is left as it is."""
-
-    prox: Prox
-    threshold: Threshold
-    window: Window
-
-    def __call__(self, args: dict) -> Tensor:
-        if not is_guided(args, self.window):
-            return args["denoised"]
-        delta = args["cond_denoised"] - args["uncond_denoised"]
-        tau = self.threshold(delta, args["sigma"], alone=is_edit_alone(args))
-        return without_small(args["denoised"], delta, args["cond_scale"], tau, self.prox)
-
-
-def is_guided(args: dict, window: Window, control: Control = Control.GUIDANCE) -> bool:
-    """Whether a post-cfg function has something to do: guidance, in its window, where this kind of control acts."""
-    here = acts(control, args["model_options"].get("transformer_options", {}))
-    return args["uncond"] is not None and here and window.holds(args["sigma"], args["model"].model_sampling)
-
-
-def is_edit_alone(args: dict) -> bool:
-    """Whether the batch is MirrorSample's edit branch, whose source branch is evaluated by itself."""
-    return branch_of(args["model_options"].get("transformer_options", {})) is Branch.EDIT
-
-
-def guided(model: ModelPatcher, patch: PostCfg, first: bool = False) -> ModelPatcher:
-    """A clone of the model with a post-cfg function, at the end of those it has, or `first`.
-
-    The negative is evaluated at cfg 1 too: the patch needs the difference.
-    """
-    model = model.clone()
-    model.set_model_sampler_post_cfg_function(patch, disable_cfg1_optimization=True)
-    if first:
-        functions = model.model_options["sampler_post_cfg_function"]
-        model.model_options["sampler_post_cfg_function"] = functions[-1:] + functions[:-1]
-    return model
 
 
 def threshold_input() -> io.DynamicCombo.Input:

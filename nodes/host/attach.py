@@ -49,6 +49,10 @@ from .conditioning import Conditioning, scheduled, text_of, with_pooled
 from .identity import check_made_with
 from .reference_pass import NEAR, POSITIVE, PROMPT, Check, Recorded, ReferencePass, Shared, check_shape, step_of
 
+NO_SOURCE = (
+    "A control on this model has no mirror. Connect `mirror` to the control node, or sample with Mirror Sample or "
+    "under shared noise, which have a source of their own."
+)
 _DECLARED, _SUPPLIED, _REFERENCE = "mirror_source", "mirror_supplied", "mirror_reference"
 
 
@@ -80,7 +84,7 @@ def attach(
     conditioning: the CONDITIONING that the mirror was made with, if it holds more than text (ControlNet, sizes); its
     text is replaced by the mirror's. sides: POSITIVE, the source's prompt, and NEGATIVE, the sampler's own negative
     prompt, which costs a row more and is left out where the sampler leaves it out (cfg 1) or says the same as the
-    source's. No sides: the source's latents alone are read. check(steps, text) is called as soon as both are known.
+    source's. No sides: the source's latents alone are read. `check` is called as soon as there is something to check.
     Raises ValueError for a mirror of another model, a conditioning of another length, and for two mirrors on one model.
     """
     options = patcher.model_options.setdefault("transformer_options", {})
@@ -88,7 +92,7 @@ def attach(
         check_made_with(mirror, patcher)
         conditioning = _prompt(mirror, conditioning)
         if check is not None:
-            check(mirror.steps, mirror.source)
+            check(mirror.steps, mirror.source, None)
     checks = () if check is None else (check,)
     earlier: Declared | None = options.get(_DECLARED)
     if earlier is None:
@@ -108,8 +112,7 @@ def attach(
 def supply(patcher: ModelPatcher, reference: Mirror | SharedNoise | None) -> None:
     """Says where the source of a walk with this cloned patcher comes from, for controls that have no mirror; shared
     noise serves those that have one, too."""
-    if reference is not None:
-        patcher.model_options.setdefault("transformer_options", {})[_SUPPLIED] = reference
+    patcher.model_options.setdefault("transformer_options", {})[_SUPPLIED] = reference
 
 
 def get_reference(options: dict) -> "ReferencePass | None":
@@ -150,33 +153,40 @@ def _around_sampling(executor, noise, latent_image, sampler, sigmas, *args, **kw
     guider = executor.class_obj
     check_no_step_cache(guider.model_options)
     options = guider.model_options["transformer_options"]
-    declared, supplied = options[_DECLARED], options.get(_SUPPLIED)
+    declared, supplied, walked_here = options[_DECLARED], options.get(_SUPPLIED), _SUPPLIED in options
     mirror = declared.mirror or supplied
     if isinstance(supplied, SharedNoise):
         options[_REFERENCE] = Shared(
             declared.sides, guider, sigmas.cpu(), tuple(noise.shape[-2:]), declared.checks
         )
     elif isinstance(mirror, Mirror):
-        options[_REFERENCE] = _of_mirror(mirror, declared, guider, noise.shape, sigmas)
-    else:
-        raise ValueError(
-            "A control on this model has no mirror. Connect `mirror` to the control node, or sample with Mirror Sample "
-            "or under shared noise, which have a source of their own."
-        )
+        options[_REFERENCE] = _of_mirror(mirror, declared, guider, noise.shape, sigmas, walked_here)
+    elif not walked_here:
+        raise ValueError(NO_SOURCE)
     return executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
 
 
-def _of_mirror(mirror: Mirror, declared: Declared, guider, shape: torch.Size, sigmas: Tensor) -> Recorded:
+def _of_mirror(
+    mirror: Mirror, declared: Declared, guider, shape: torch.Size, sigmas: Tensor, walked_here: bool
+) -> Recorded:
     """The recording as reference; its prompt is added to those that the host processes."""
     check_shape(mirror, shape)
     _check_grid(mirror, sigmas)
-    for check in declared.checks if declared.mirror is None else ():  # else they were called when it was attached
-        check(mirror.steps, mirror.source)
+    for check in declared.checks:
+        check(mirror.steps, mirror.source, None if walked_here else _text_of_positive(guider))
+    if not declared.sides:
+        return Recorded(mirror, declared.sides, guider)
     sampling = guider.model_patcher.get_model_object("model_sampling")
     texts = mirror.embeddings if mirror.provenance.rewrote_positive else mirror.source.expand(mirror.steps, -1, -1, -1)
     prompt = scheduled(declared.conditioning or _prompt(mirror, None), texts, mirror.sigmas, sampling)
     guider.conds = {**guider.conds, PROMPT: comfy.sampler_helpers.convert_cond(prompt)}
     return Recorded(mirror, declared.sides, guider)
+
+
+def _text_of_positive(guider) -> Tensor | None:
+    """[B or 1, tokens, width] of a sampler's positive prompt, not processed yet, if it has one part."""
+    entries = guider.conds.get("positive") or []
+    return entries[0].get("cross_attn") if len(entries) == 1 else None
 
 
 def _around_prediction(executor, x, sigma, model_options, seed=None):
@@ -191,7 +201,9 @@ def _around_prediction(executor, x, sigma, model_options, seed=None):
 def _around_evaluation(executor, model, conds, x, sigma, model_options):
     """The source is recorded before an evaluation that a control may act on."""
     options = model_options["transformer_options"]
-    reference = get_reference(options)
-    if reference is not None and branch_of(options) not in (Branch.SOURCE, Branch.REFERENCE):
+    if branch_of(options) not in (Branch.SOURCE, Branch.REFERENCE):
+        reference = get_reference(options)
+        if reference is None:
+            raise ValueError(NO_SOURCE)
         reference.record(model, conds, x, sigma, model_options)
     return executor(model, conds, x, sigma, model_options)

@@ -18,7 +18,8 @@ from .branches import Branch, marked
 POSITIVE, NEGATIVE = 0, 1
 PROMPT = "mirror source"  # among a guider's processed prompts
 NEAR = 1e-3  # relative distance of two noise levels that are taken for the same
-Check = Callable[[int, Tensor], None]  # (steps, the source's text [B or 1, tokens, width]) -> raises ValueError
+# (steps, the source's text [B or 1, tokens, width], the sampler's positive as it was encoded, if so) -> ValueError
+Check = Callable[[int, Tensor, Tensor | None], None]
 
 
 class ReferencePass:
@@ -183,7 +184,7 @@ class Shared(ReferencePass):
         if self.wanted:
             _check_one_part(self._prompt, float(sigma.flatten()[0]))
         for check in self.checks:
-            check(self.steps, self._prompt[0]["model_conds"]["c_crossattn"].cond)
+            check(self.steps, self._prompt[0]["model_conds"]["c_crossattn"].cond, None)
         self.checks = ()  # the text stays the same
         options = marked(model_options, Branch.REFERENCE)
         self._denoised = self.recorded((POSITIVE,), lambda: executor(x, sigma, options, seed))

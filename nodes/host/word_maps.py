@@ -10,7 +10,7 @@ from torch import Tensor
 from ...mirror_ops.attention.prompt_to_prompt import token_mask, word_heat
 from .attention import probabilities
 from .reference_pass import ReferencePass, layer_of
-from .words import positions
+from .words import alike, encoding, length, positions
 
 COARSEST = 8  # cells on the longer side of the layers whose maps tell places apart
 
@@ -24,6 +24,28 @@ class Texts:
     target: str
     length: int  # of the source's embedding, padding included
     target_length: int
+    encoded: tuple[Tensor, Tensor]  # [1, length, width] each
+
+    @classmethod
+    def of(cls, clip, source: str, target: str) -> "Texts":
+        encodings = encoding(clip, source), encoding(clip, target)
+        return cls(clip, source, target, length(clip, source), length(clip, target), encodings)
+
+    def check(self, source: Tensor, positive: Tensor | None = None) -> None:
+        """Raises ValueError, saying which text, if one is not what the walk's prompts were encoded from.
+
+        source, positive [B or 1, tokens, width]: the prompt of the picture, and the edited one if it is known as such.
+        """
+        given = (
+            ("source_text", self.source, source, "the picture's prompt (the mirror's, or `source`)"),
+            ("target_text", self.target, positive, "`positive` of the sampler"),
+        )
+        for encoded, (name, text, prompt, of) in zip(self.encoded, given, strict=True):
+            if prompt is not None and not alike(encoded, prompt):
+                raise ValueError(
+                    f"`{name}` (`{text}`) is not the text that {of} was encoded from, with the connected `clip`: "
+                    "words would be looked up in the wrong places. Give the same text and CLIP."
+                )
 
     def tokens(self, words: str) -> tuple[list[int], list[int]]:
         """Positions of a word in the source and in the target. ValueError, listing the tokens, if it is in neither."""

@@ -1,10 +1,12 @@
 """Which tokens of a prompt belong to which words, by the host's own tokenizer."""
 
+import torch
 from comfy.sd1_clip import escape_important, token_weights, unescape_important
 from torch import Tensor
 
 from ...mirror_ops.attention.prompt_to_prompt import Prompt
 
+ALIKE = 0.05  # relative distance of two encodings of a token, in whatever precision, of one text
 EMBEDDING = -1  # in place of the id of a learned embedding
 
 
@@ -72,6 +74,20 @@ def pieces(clip, text: str) -> list[str]:
 def length(clip, text: str) -> int:
     """How many tokens the embedding of `text` has, padding included."""
     return sum(len(chunk) for chunk in _chunks(clip, text))
+
+
+def encoding(clip, text: str) -> Tensor:
+    """[1, tokens, width] what the host makes of a text."""
+    return clip.encode_from_tokens_scheduled(clip.tokenize(text))[0][0]
+
+
+def alike(encoded: Tensor, prompt: Tensor) -> bool:
+    """Whether a prompt [B or 1, tokens, width] is this encoding [1, tokens, width], as far as half precision tells."""
+    if encoded.shape[1:] != prompt.shape[1:]:
+        return False
+    encoded, prompt = encoded.float(), prompt.to(encoded.device, torch.float32)
+    apart = (encoded - prompt).norm(dim=-1) / encoded.norm(dim=-1).clamp(min=1e-6)
+    return bool(apart.max() < ALIKE)
 
 
 def _word_tokens(clip, text: str) -> list[tuple[int, int | None]]:

@@ -1,0 +1,162 @@
+"""Cross-attention guidance as patches of a model: before each prediction of an edit, a gradient step on its latent.
+
+pix2pix-zero (Parmar et al., SIGGRAPH 2023). The maths is in mirror_ops/attention/cross_attention_guidance.py; here it
+meets the host's hooks.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import comfy.samplers
+import torch
+from comfy.model_patcher import ModelPatcher
+from comfy.patcher_extension import WrappersMP
+from torch import Tensor
+
+from ...mirror_ops.attention.cross_attention_guidance import carried, cycle_weights, descend, loss_scale, map_loss
+from . import families, gradients
+from .attach import get_reference
+from .attention import CROSS, Layer, probabilities, replace_attention
+from .branches import Control, acts
+from .out_of_place import differentiable
+from .reference_pass import NEGATIVE, POSITIVE, ReferencePass, layer_of
+
+KEY, LOSS, LEAD = "mirror_cross_attention_guidance", "mirror_map_loss", "mirror_lead"
+
+
+class Losses:
+    """The map losses of one pass, by layer. No dict: the host copies those on the way to the layers."""
+
+    def __init__(self):
+        self.of: dict[tuple[str, int, int], Tensor] = {}
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """What a patched model carries.
+
+    amount: of the step; sides: whose maps are followed, each with a latent of its own; cycle: MirrorDiffusion's second
+    loss; largest: longer sides than this are left out; checkpoint: activations are computed again for the gradient.
+    """
+
+    amount: float
+    sides: tuple[int, ...]
+    cycle: bool
+    largest: int
+    checkpoint: bool
+
+    def patch(self, patcher: ModelPatcher, layers: Iterable[Layer]) -> None:
+        """Puts the guidance, by these layers' maps, on a cloned patcher to which the source was attached."""
+        replace_attention(patcher, CROSS, self.attend, layers)
+        patcher.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, KEY, self.predict)
+        patcher.add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, KEY, _each_half_at_its_latent)
+        gradients.prepare(patcher, self.checkpoint)
+
+    def predict(self, executor, x: Tensor, sigma: Tensor, model_options: dict, seed=None) -> Tensor:
+        """Wraps a guider's prediction: first descends, then predicts there, and tells it for where the sampler is."""
+        guider, options = executor.class_obj, model_options["transformer_options"]
+        reference = get_reference(options)
+        if reference is None or not acts(Control.GRADIENT, options) or not self.amount:
+            return executor(x, sigma, model_options, seed)
+        prompts = [guider.conds["positive"], _guided_away_from(guider)]
+        reference.record(guider.inner_model, prompts, x, sigma, model_options)
+        latents = {side: x for side in self.sides if prompts[side]}
+        weight = cycle_weights(reference.steps).get(reference.step) if self.cycle else None
+        if weight is not None:
+            kept = [reference.prompt, prompts[NEGATIVE]]
+            latents = self._descended(reference, latents, kept, sigma, model_options, weight)
+        latents = self._descended(reference, latents, prompts, sigma, model_options)
+        base = latents.get(NEGATIVE, latents[POSITIVE])
+        if NEGATIVE in latents:
+            options = {**options, LEAD: latents[POSITIVE] - base}
+        denoised = executor(base, sigma, {**model_options, "transformer_options": options}, seed)
+        level = sigma.flatten()[0]
+        return carried(denoised, base - x, level, _next(options["sample_sigmas"], level).to(x))
+
+    def _descended(
+        self, reference: ReferencePass, latents: dict[int, Tensor], prompts: list, sigma: Tensor, model_options: dict,
+        weight: float = 1.0,
+    ) -> dict[int, Tensor]:
+        """The latents after one step down the loss of their own side's prompt."""
+        scale = families.input_scale(reference.guider.model_patcher)(sigma.flatten()[0])
+        gradients_of = {
+            side: self._gradient(reference, x, side, prompts, sigma, model_options) for side, x in latents.items()
+        }
+        return {side: descend(x, gradients_of[side], weight * self.amount, scale) for side, x in latents.items()}
+
+    def _gradient(
+        self, reference: ReferencePass, x: Tensor, side: int, prompts: list, sigma: Tensor, model_options: dict
+    ) -> Tensor:
+        """[B, C, H, W] of the map loss of one side at x. In stock samplers this is the way out of inference mode."""
+        guider = reference.guider
+        only = [prompt if k == side else None for k, prompt in enumerate(prompts)]
+        losses = Losses()
+        with torch.inference_mode(False), torch.enable_grad():
+            options = differentiable(model_options)
+            options["transformer_options"][LOSS] = losses
+            leaf = x.clone().requires_grad_(True)
+            with gradients.differentiable_pass(guider.inner_model.diffusion_model, self.checkpoint):
+                comfy.samplers.calc_cond_batch(guider.inner_model, only, leaf, sigma, options)
+            if not losses.of:
+                raise ValueError(
+                    f"Every attention layer has a side above {self.largest} or was left out: nothing can be compared. "
+                    "Raise `largest`."
+                )
+            loss = sum(losses.of.values())
+            factor = loss_scale(loss.detach())
+            (gradient,) = torch.autograd.grad(factor * loss, leaf)
+        return gradient / factor
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, extra_options: dict, onward) -> Tensor:
+        """Changes no output. Keeps the source's queries and keys, and adds this layer's loss where one is gathered."""
+        reference, losses = get_reference(extra_options), extra_options.get(LOSS)
+        if max(extra_options["activations_shape"][-2:]) <= self.largest:
+            if reference is not None and reference.recording:
+                reference.keep(KEY, extra_options, lambda rows: (q[rows].clone(), k[rows].clone()))
+            elif losses is not None:
+                for side, rows in reference.rows(extra_options, len(q)):
+                    # written, not added: a checkpointed block runs twice
+                    losses.of[layer_of(extra_options)] = _loss(reference, side, q[rows], k[rows], extra_options)
+        return onward(q, k, v, extra_options)
+
+
+def _loss(reference: ReferencePass, side: int, q: Tensor, k: Tensor, extra_options: dict) -> Tensor:
+    """The map loss of one layer and side.
+
+    Where a prompt has several times the other's tokens, because it fills more chunks or because the host repeated it to
+    the length of one that stands beside it in a batch, what the tokens of one place draw is added up.
+    """
+    heads = extra_options["n_heads"]
+    q_source, k_source = reference.read(KEY, extra_options, side)
+    fewest = min(k.shape[1], k_source.shape[1])
+    if max(k.shape[1], k_source.shape[1]) % fewest:
+        raise ValueError(
+            f"The edit's prompt has {k.shape[1]} tokens and the picture's {k_source.shape[1]}: their attention cannot "
+            "be compared. Encode both with the same CLIP."
+        )
+    with torch.no_grad():
+        source = probabilities(q_source, k_source, heads).unflatten(-1, (-1, fewest)).sum(dim=-2)
+    return map_loss(probabilities(q, k, heads).unflatten(-1, (-1, fewest)).sum(dim=-2), source)
+
+
+def _guided_away_from(guider) -> list | None:
+    """The guider's negative prompt, if it is evaluated at all."""
+    read = getattr(guider, "cfg", 1.0) != 1 or guider.model_options.get("disable_cfg1_optimization", False)
+    return guider.conds.get("negative") if read else None
+
+
+def _next(sigmas: Tensor, sigma: Tensor) -> Tensor:
+    """The level after `sigma` in the sampler's own schedule."""
+    sigmas = sigmas.to(sigma)
+    return sigmas[min(int((sigmas - sigma).abs().argmin()) + 1, len(sigmas) - 1)]
+
+
+def _each_half_at_its_latent(executor, model, conds: list, x: Tensor, sigma: Tensor, model_options: dict) -> list:
+    """The positive prompt is evaluated at x + lead, the others at x; as noise predictions all stand at x."""
+    options = model_options["transformer_options"]
+    lead = options.get(LEAD)
+    if lead is None or not acts(Control.GRADIENT, options) or LOSS in options or conds[0] is None:
+        return executor(model, conds, x, sigma, model_options)
+    positive, *_ = executor(model, [conds[0], *(None for _ in conds[1:])], x + lead, sigma, model_options)
+    _, *others = executor(model, [None, *conds[1:]], x, sigma, model_options)
+    return [positive - lead, *others]
