@@ -217,7 +217,7 @@ def test_the_costs_are_rows_of_the_network(run_graph):
 
 @pytest.mark.parametrize("changes, words", [
     ({"first_layer": 7}, "this model's 7 self-attention layers"),
-    ({"first_step": 4}, "the mirror's 4 steps"),
+    ({"first_step": 4}, "the 4 steps of the walk"),
     ({"mask_words": "cat"}, "connect `clip` and give both texts"),
 ])
 def test_what_does_not_fit_is_named(run_graph, changes, words):

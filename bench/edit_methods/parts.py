@@ -94,5 +94,6 @@ def invert(g: Graph, w: Wires, rewriter: dict, cfg: float = 1.0, **changes):
 def sample(g: Graph, w: Wires, mirror, positive: list, cfg: float, exact: str = "source", **changes) -> Made:
     """MirrorSample without what is our own in it; with exact "source" its source branch costs nothing, and the edit
     doesn't depend on it."""
-    inputs = {"model": w.model, "mirror": mirror(2), "positive": positive, "strength": 1.0, "cfg": cfg, "exact": exact}
-    return Made(g.add("MirrorSample", **{**inputs, "locality": "everywhere", **changes})(), mirror(2))
+    inputs = {"model": w.model, "mirror": mirror(2), "positive": positive, "strength": 1.0, "cfg": cfg, "exact": exact,
+              "cfg_until": 1.0, "locality": "everywhere"}
+    return Made(g.add("MirrorSample", **{**inputs, **changes})(), mirror(2))

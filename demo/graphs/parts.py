@@ -85,13 +85,13 @@ def invert(model, positive, latent, cfg: float = 1.0) -> dict:
 
 def sample(model, mirror, positive, cfg: float) -> dict:
     """MirrorSample's inputs as other methods have them: guided throughout, free to change the whole picture."""
-    return {"model": model, "mirror": mirror, "positive": positive, "strength": 1.0, "cfg": cfg, "exact": "source",
+    return {"model": model, "mirror": mirror, "positive": positive, "strength": 1.0, "cfg": cfg, "cfg_until": 1.0,
             "locality": "everywhere"}
 
 
 def sample_locally(model, mirror, positive) -> dict:
-    """MirrorSample's inputs as we ship them, tuned on validation scenes of all edits."""
-    return {**sample(model, mirror, positive, 2.0), "strength": 1.3, "cfg_until": 0.3, "locality": "auto"}
+    """MirrorSample's inputs as we ship them, its defaults: tuned on validation scenes of all edits."""
+    return {"model": model, "mirror": mirror, "positive": positive, "strength": 1.3, "cfg": 2.0}
 
 
 def stock(model, positive, negative, latent, cfg: float) -> dict:

@@ -7,11 +7,12 @@ picture by Otsu's rule: no threshold to set. Towards the end of the edit its own
 where new things ended up, and what has stayed as it was after all.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
+from ..walks.ddim import implied_denoised
 from .finders import change, otsu_region
 from .found import latent_region
 
@@ -19,21 +20,44 @@ FIRST, STRIDE = 0.04, 0.12  # of the walk: eight looks at what the edit changes,
 # The mask's edge, from the valley upwards, in parts of the distance between the hills. First rather keep too much:
 # what is let go of early is lost. Once the edit stands, the valley itself divides.
 FIRST_RAMP = (-0.02, 0.28)
+# A prediction that misses the mirror's own on the way back by more than this many times what the latents had drifted,
+# and by this part of a prediction, is another model's. Half precision stays far below, a LoRA that can be seen above.
+DRIFT, SEEN = 2.0, 0.005
 STANDS = 0.7  # of the walk: from here on the region is what the edit itself would change
 
 Look = Callable[[Tensor, Tensor, int], Tensor]
 
 
-def edited_region(kept: Look, edited: Look, sigmas: Tensor, latents: Tensor) -> Tensor:
+def edited_region(
+    kept: Look, edited: Look, sigmas: Tensor, latents: Tensor, way_back: Tensor | None = None
+) -> Tensor:
     """[B, 1, H, W] in [0, 1]: 1 where the edit acts on the recorded `latents` [T+1, B, C, H, W], 0 where it does not.
 
-    `kept` and `edited` are the unguided predictions `(x, sigma, i) -> denoised` of the two prompts, each evaluated at
-    the steps that `probes` names. Their squared difference is summed over steps and channels: steps that decide more
-    of the edit so count for more.
+    `kept` and `edited` are the predictions `(x, sigma, i) -> denoised` of the two prompts, each evaluated at the steps
+    that `probes` names. Their squared difference is summed over steps and channels: steps that decide more of the edit
+    so count for more. `way_back` [T+1, B, C, H, W] is the mirror's reconstruction, if it was walked by the kept prompt
+    without guidance. Where `kept` misses the predictions that it moved by, the model is another one since (a LoRA, a
+    patch), and that is the edit, or part of it: then `edited` is compared with those.
     """
-    looks = [(kept(latents[i], sigmas[i], i), edited(latents[i], sigmas[i], i)) for i in probes(len(sigmas) - 1)]
-    before, after = (torch.stack(side, dim=1) for side in zip(*looks, strict=True))
+    at = probes(len(sigmas) - 1)
+    before, after = (torch.stack([look(latents[i], sigmas[i], i) for i in at], dim=1) for look in (kept, edited))
+    if way_back is not None:
+        retraced = _moved_by(way_back, sigmas, at)
+        drift = torch.stack([way_back[i] - latents[i] for i in at], dim=1)
+        before = torch.where(_another_model(before - retraced, drift, before), retraced, before)
     return otsu_region(change(after - before, before), FIRST_RAMP)
+
+
+def _moved_by(latents: Tensor, sigmas: Tensor, at: Sequence[int]) -> Tensor:
+    """[B, N, C, H, W] the predictions with which Euler's moves take a walk's latents from these steps to the next."""
+    return torch.stack([implied_denoised(*latents[i : i + 2], *sigmas[i : i + 2]) for i in at], dim=1)
+
+
+def _another_model(miss: Tensor, drift: Tensor, prediction: Tensor) -> Tensor:
+    """[B, 1, 1, 1, 1] bool: whether predictions [B, N, C, H, W] miss those of the model that walked back by more than
+    its latents there had drifted off the recording."""
+    now, then, size = (x.square().mean(dim=(1, 2, 3, 4), keepdim=True).sqrt() for x in (miss, drift, prediction))
+    return now > DRIFT * then + SEEN * size
 
 
 def walked_region(first: Tensor, recorded: Tensor, steps: int) -> Callable[[int, Tensor], Tensor]:

@@ -1,5 +1,7 @@
 """Where an edit acted, found in what it did: in latents while it is walked, in pictures once it is decoded."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -13,6 +15,7 @@ from .finders import (
     softened,
 )
 
+DECIDED = 0.8  # of the walk: earlier the edit has not decided where it acts
 LATENT_RAMP = (-0.1, 0.2)  # the soft edge of a region of cells, from the valley upwards
 UNSEEN = 1e-3  # of the largest value of a latent: less is not seen once it is decoded
 VISIBLE = 1e-3  # of a picture's range: less is not seen, nor told from rounding to 8 bits
@@ -28,6 +31,15 @@ def latent_region(edit: Tensor, picture: Tensor) -> Tensor:
     region = otsu_region(change(edit[:, None], picture[:, None]), LATENT_RAMP)
     largest, contrast = (x.abs().amax(dim=(1, 2, 3), keepdim=True) for x in (edit, picture))
     return torch.where(largest > UNSEEN * contrast, region, torch.zeros_like(region))
+
+
+def late_region(picture: Tensor, steps: int, begin: float = DECIDED) -> Callable[[int, Tensor], Tensor]:
+    """`(i, edit) -> m` for `shared_noise`: 1 until the edit has decided where it acts, then `latent_region`."""
+
+    def region(i: int, edit: Tensor) -> Tensor:
+        return latent_region(edit, picture) if i >= round(begin * steps) else torch.ones_like(edit[:, :1])
+
+    return region
 
 
 def picture_region(one: Tensor, other: Tensor, widen: int = WIDEN, soften: int = SOFTEN, rule: str = "otsu") -> Tensor:

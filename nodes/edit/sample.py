@@ -4,18 +4,23 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
-from ...mirror_ops.directions.direction import EditDirection, ramped
+from ...mirror_ops.directions.direction import EditDirection
 from ...mirror_ops.regions.edit_mask import edited_region, probes, walked_region
+from ...mirror_ops.regions.found import late_region
+from ...mirror_ops.walks.edit_schedule import EditSchedule, amounts, guidance
 from ...mirror_ops.walks.sample import Locality, mirror_sample
+from ...mirror_ops.walks.shared_noise import picture_generators, shared_noise
 from ...mirror_ops.walks.trajectory import Mirror, cpu
-from ..host.branches import Branch
-from ..host.conditioning import Conditioning, check_batch, pooled_of, text_of, token_counts, with_pooled, with_text
-from ..host.denoiser import Walk, run
+from ..host import families
+from ..host.attach import SHARED_NOISE
+from ..host.denoiser import Count, Walk, run
 from ..host.families import latent_out
-from ..host.identity import check_made_with
+from ..host.identity import check_made_with, identity
 from ..host.values import mask_at
 from ..types import DirectionType, MirrorType, category
+from .mirror_prompts import KEPT_NEGATIVE, Against, MirrorBranches, fitted, negatives_of, prompts_of, schedule_of
 
+RECORDED, SHARED = "recorded", "shared"
 AUTO, EVERYWHERE = "auto", "everywhere"
 EXACT = {"off": (False, False), "source": (True, False), "source and edit": (True, True)}
 
@@ -47,52 +52,96 @@ class MirrorSample(io.ComfyNode):
     @classmethod
     def execute(
         cls, model, mirror: Mirror, positive, strength, cfg, direction: EditDirection | None = None,
-        negative=None, mask=None, exact="off", locality=AUTO, ramp=0.0, ramp_until=1.0,
-        cfg_until=1.0,
+        negative=None, mask=None, noise=RECORDED, exact="source", locality=AUTO, ramp=0.0, ramp_until=1.0, cfg_until=0.3,
+        cfg_after=1.0, seed=0,
     ) -> io.NodeOutput:
         check_made_with(mirror, model)
-        check_batch(text_of(positive), mirror.latents.shape[1])
-        prompts = {
-            "positive": with_pooled(positive, _edited_pooled(mirror, positive, direction, strength)),
-            "kept": with_pooled(with_text(positive, _expanded(mirror.source, positive)), mirror.pooled),
-            **_negative(mirror, negative),
-        }
-        change, allowed = _change(mirror, positive, direction), _allowed(mirror, mask)
-        amounts = [ramped(strength, ramp, ramp_until, i / mirror.steps) for i in range(mirror.steps)]
-        cfgs = [cfg if i < round(cfg_until * mirror.steps) else 1.0 for i in range(mirror.steps)]
-        follow, residual = EXACT[exact]
-        evaluations_a_step = 1 + (residual or not follow)
-
-        looked = 2 * len(probes(mirror.steps)) if locality == AUTO else 0
-
-        def algorithm(walk: Walk) -> tuple[Tensor, Tensor, Tensor]:
-            source, edit, looks = _branches(walk, mirror, change.to(walk.device), amounts, cfgs)
-            latents = mirror.latents.to(walk.device)
-            found = None
-            if locality == AUTO:
-                first = edited_region(*looks, walk.sigmas, latents)
-                found = walked_region(first, latents[-1], mirror.steps)
-            local = None if found is None and allowed is None else Local(latents[0], found, allowed)
-            edited, kept = mirror_sample(
-                source,
-                edit,
-                walk.sigmas,
-                latents,
-                exact=follow,
-                residual=residual,
-                locality=local,
-                on_step=lambda i, edited: walk.progress.reached(looked + (i + 1) * evaluations_a_step, walk.denoised),
-            )
-            return edited, kept, torch.ones_like(latents[0, :, :1]) if local is None else local.region
-
-        evaluations = looked + mirror.steps * evaluations_a_step
-        by_step = ("positive", "kept") if mirror.provenance.rewrote_positive else ("negative",)
-        latents, count = run(
-            model, mirror.latents[-1], mirror.sigmas, prompts, algorithm, evaluations=evaluations, by_step=by_step,
-            reference=mirror,
+        fit = fitted(mirror, positive)
+        schedule = schedule_of(
+            mirror, fit, direction, amounts(mirror.steps, strength, ramp, ramp_until),
+            guidance(mirror.steps, cfg, cfg_until, cfg_after), rewritten=noise == RECORDED,
         )
-        edited, kept = (latent_out(model, cpu(x)) for x in latents[:2])
-        return io.NodeOutput(edited, kept, count.forwards / mirror.latents.shape[1], cpu(latents[2])[:, 0])
+        prompts = prompts_of(mirror, fit, schedule, negative)
+        allowed = _allowed(mirror, mask)
+        if noise == SHARED:
+            made = _shared_walk(model, mirror, prompts, schedule, locality, allowed, seed)
+        else:
+            made = _recorded_walk(model, mirror, prompts, schedule, fit.rewritten, locality, allowed, EXACT[exact])
+        (edited, kept, region), count = made
+        edited, kept = (latent_out(model, cpu(x)) for x in (edited, kept))
+        return io.NodeOutput(edited, kept, count.forwards / mirror.latents.shape[1], cpu(region)[:, 0])
+
+
+def _recorded_walk(
+    model, mirror: Mirror, prompts: dict, schedule: EditSchedule, rewritten: Tensor, locality: str,
+    allowed: Tensor | None, exact: tuple[bool, bool],
+) -> tuple[tuple[Tensor, Tensor, Tensor], Count]:
+    """((edited, reconstruction, region), network rows): both branches from the mirror's own noise."""
+    against = negatives_of(mirror, "negative" in prompts)
+    follow, residual = exact
+    a_step, looked = 1 + (residual or not follow), 2 * len(probes(mirror.steps)) if locality == AUTO else 0
+    guided_probes = schedule.says_nothing and "negative" in prompts
+
+    def algorithm(walk: Walk) -> tuple[Tensor, Tensor, Tensor]:
+        branches = MirrorBranches(walk, schedule, rewritten, against, mirror.provenance.cfg, guided_probes)
+        latents, found = mirror.latents.to(walk.device), None
+        if locality == AUTO:
+            probed = branches.kept_probe, branches.edited_probe
+            first = edited_region(*probed, walk.sigmas, latents, _way_back(mirror, model, walk))
+            found = walked_region(first, latents[-1], mirror.steps)
+        local = None if found is None and allowed is None else Local(latents[0], found, allowed)
+        edited, kept = mirror_sample(
+            branches.source, branches.edit, walk.sigmas, latents, exact=follow, residual=residual, locality=local,
+            on_step=lambda i, edited: walk.progress.reached(looked + (i + 1) * a_step, walk.denoised),
+        )
+        return edited, kept, torch.ones_like(latents[0, :, :1]) if local is None else local.region
+
+    by_step = ("kept", "positive") if mirror.provenance.rewrote_positive else ("negative", KEPT_NEGATIVE)
+    return _run(model, mirror, prompts, schedule, algorithm, by_step, mirror, looked + mirror.steps * a_step)
+
+
+def _way_back(mirror: Mirror, model, walk: Walk) -> Tensor | None:
+    """[T+1, B, C, H, W] the mirror's own walk by the kept prompt without guidance, to know its model's predictions by.
+
+    Where it was guided the recording is near enough, but only worth comparing with if the model's weights did change.
+    """
+    if mirror.provenance.cfg == 1 or mirror.provenance.brings_negative:
+        return mirror.reconstruction.to(walk.device)
+    return mirror.latents.to(walk.device) if mirror.provenance.model != identity(model) else None
+
+
+def _shared_walk(
+    model, mirror: Mirror, prompts: dict, schedule: EditSchedule, locality: str, allowed: Tensor | None, seed: int
+) -> tuple[tuple[Tensor, Tensor, Tensor], Count]:
+    """The same with fresh noise at each step, the same for both branches: the recording and what was rewritten for it
+    are not needed, and the reconstruction is the picture."""
+    against = (Against("negative" if "negative" in prompts else "kept", rewritten=False),) * 2
+    batch = mirror.latents.shape[1]
+
+    def algorithm(walk: Walk) -> tuple[Tensor, Tensor, Tensor]:
+        branches = MirrorBranches(walk, schedule, schedule.kept, against, source_cfg=1.0)
+        picture = mirror.latents[-1].to(walk.device)
+        found = late_region(picture, mirror.steps) if locality == AUTO else None
+        local = Local(picture, found, allowed)
+        edited = shared_noise(
+            branches.source, branches.edit, picture, walk.sigmas, picture_generators(seed, range(batch)),
+            flow=families.is_flow(model), region=local,
+            on_step=lambda i, edited: walk.progress.reached(2 * (i + 1), edited),
+        )
+        return edited, picture, local.region
+
+    return _run(model, mirror, prompts, schedule, algorithm, (), SHARED_NOISE, 2 * mirror.steps)
+
+
+def _run(
+    model, mirror: Mirror, prompts: dict, schedule: EditSchedule, algorithm, by_step: tuple, reference, evaluations: int
+) -> tuple[tuple[Tensor, Tensor, Tensor], Count]:
+    """`run` on the mirror's levels, the pooled prompt step by step where it changes."""
+    pooled = {} if schedule.is_constant or schedule.edited_pooled() is None else {"positive": schedule.edited_pooled()}
+    return run(
+        model, mirror.latents[-1], mirror.sigmas, prompts, algorithm, evaluations=evaluations,
+        by_step=tuple({*by_step, *pooled}), pooled_by_step=pooled, reference=reference,
+    )
 
 
 def _edit_inputs() -> list:
@@ -105,17 +154,18 @@ def _edit_inputs() -> list:
             tooltip="The mirror's own prompt, to edit by a direction; or the caption of the edited picture.",
         ),
         io.Float.Input(
-            "strength", default=1.0, min=-10.0, max=10.0, step=0.05,
+            "strength", default=1.3, min=-10.0, max=10.0, step=0.05,
             tooltip="How much of the edit: 0 reconstructs, 1 is the whole edit, negative is the opposite.",
         ),
         io.Float.Input(
-            "cfg", default=1.5, min=0.0, max=30.0, step=0.1,
-            tooltip="Guidance towards the edit. 1 to 2 keeps the picture; the papers' 5 to 7.5 overshoots.",
+            "cfg", default=2.0, min=0.0, max=30.0, step=0.1,
+            tooltip="Guidance towards the edit, at first (`cfg_until`). The papers' 5 to 7.5 throughout overshoots.",
         ),
         DirectionType.Input("direction", optional=True, tooltip="From CLIP Domain Direction; adds to the edit."),
         io.Conditioning.Input(
             "negative", optional=True,
-            tooltip="Default: the kept prompt. A mirror made at a cfg other than 1 needs the one it had.",
+            tooltip="What guidance leads away from. Default: the kept prompt. A mirror that was made against a negative "
+            "needs the same one.",
         ),
         io.Mask.Input("mask", optional=True, tooltip="Where the edit may change the picture, softly."),
     ]
@@ -125,9 +175,15 @@ def _walk_inputs() -> list:
     """How the edit is walked."""
     return [
         io.Combo.Input(
-            "exact", options=list(EXACT), default="off", optional=True, advanced=True, tooltip=(
-                "source: the reconstruction follows the recording exactly (Direct Inversion). source and edit: the "
-                "edit is also given what the source branch missed at each step."
+            "noise", options=[RECORDED, SHARED], default=RECORDED, optional=True, tooltip=(
+                "recorded: from the mirror's own noise, with its rewritten prompt. shared: picture and edit get the "
+                "same fresh noise at each step; of the mirror only picture, prompt and steps are used."
+            ),
+        ),
+        io.Combo.Input(
+            "exact", options=list(EXACT), default="source", optional=True, advanced=True, tooltip=(
+                "Of recorded noise. source: the reconstruction follows the recording exactly (Direct Inversion). "
+                "source and edit: the edit is also given what the source branch missed at each step."
             ),
         ),
         io.Combo.Input(
@@ -146,10 +202,18 @@ def _walk_inputs() -> list:
             tooltip="Part of the walk after which the strength falls back to where it began.",
         ),
         io.Float.Input(
-            "cfg_until", default=1.0, min=0.0, max=1.0, step=0.01, optional=True, advanced=True, tooltip=(
-                "Part of the walk that is guided at cfg; the rest goes unguided, at half the cost. What is "
-                "there is decided early: 0.3 and a higher cfg change more of it, and less beside it."
+            "cfg_until", default=0.3, min=0.0, max=1.0, step=0.01, optional=True, tooltip=(
+                "Part of the walk that is guided at cfg. What is there is decided early: 0.3 and a higher cfg change "
+                "more of it, and less beside it. 1: guided throughout, as published methods are."
             ),
+        ),
+        io.Float.Input(
+            "cfg_after", default=1.0, min=0.0, max=30.0, step=0.1, optional=True, advanced=True,
+            tooltip="Guidance of the rest. 1: unguided, at half the cost; shared noise is best with 1.5.",
+        ),
+        io.Int.Input(
+            "seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=False, optional=True,
+            advanced=True, tooltip="Of shared noise.",
         ),
     ]
 
@@ -168,79 +232,6 @@ class Local:
         if self.found is not None:
             self.region = self.found(i, difference) * self.allowed
         return self.region
-
-
-def _branches(walk: Walk, mirror: Mirror, change: Tensor, amounts: list[float], cfgs: list[float]) -> tuple:
-    """(source, edit, (kept, edited)): the denoisers of both branches as functions of (x, sigma, step), and the unguided
-    predictions of their prompts."""
-    rewritten, source = mirror.embeddings.to(walk.device), mirror.source.to(walk.device)
-    rewrote_positive = mirror.provenance.rewrote_positive
-    negative = walk.prompts.get("negative")
-
-    def kept(i: int) -> list:
-        return walk.prompts["kept"].saying(rewritten[i] if rewrote_positive else source)
-
-    def edited(i: int) -> list:
-        return walk.prompts["positive"].saying((rewritten[i] if rewrote_positive else source) + amounts[i] * change)
-
-    def against(i: int) -> list:
-        if negative is not None and rewrote_positive:
-            return negative.entries
-        return (negative or walk.prompts["kept"]).saying(rewritten[i])
-
-    def source_branch(x: Tensor, sigma: Tensor, i: int) -> Tensor:
-        return walk.denoise(x, sigma, kept(i), against(i), mirror.provenance.cfg, branch=Branch.SOURCE)
-
-    def edit_branch(x: Tensor, sigma: Tensor, i: int) -> Tensor:
-        return walk.denoise(x, sigma, edited(i), against(i), cfgs[i], branch=Branch.EDIT)
-
-    def look(prompt):
-        return lambda x, sigma, i: walk.denoise(x, sigma, prompt(i), branch=Branch.PROBE)
-
-    return source_branch, edit_branch, (look(kept), look(edited))
-
-
-def _negative(mirror: Mirror, negative: Conditioning | None) -> dict:
-    """{"negative": CONDITIONING} where the walk needs one of its own; ValueError if it is not connected."""
-    made_at = mirror.provenance.cfg
-    if mirror.provenance.brings_negative:
-        return {}
-    if negative is None and made_at != 1:
-        raise ValueError(
-            f"This mirror was made at cfg {made_at:g} against a negative prompt. Connect the same `negative` here, "
-            "or make the mirror at cfg 1."
-        )
-    return {} if negative is None else {"negative": negative}
-
-
-def _change(mirror: Mirror, positive: Conditioning, direction: EditDirection | None) -> Tensor:
-    """[B or 1, tokens, width] the whole edit at strength 1: (positive - source) + direction in each part."""
-    change = text_of(positive).float().cpu() - _expanded(mirror.source, positive)
-    if direction is None:
-        return change
-    return change + torch.cat([direction.for_tokens(n, change.shape[2]) for n in token_counts(positive)], dim=1)
-
-
-def _expanded(source: Tensor, positive: Conditioning) -> Tensor:
-    """The mirror's own prompt; ValueError unless `positive` has its shape."""
-    tokens, width = sum(token_counts(positive)), positive[0][0].shape[2]
-    if source.shape[1:] != (tokens, width):
-        raise ValueError(
-            f"`positive` has {tokens} tokens of width {width}, the mirror's prompt {source.shape[1]} of "
-            f"{source.shape[2]}. Use the same CLIP, and a caption that fills as many 77-token chunks."
-        )
-    return source
-
-
-def _edited_pooled(mirror: Mirror, positive: Conditioning, direction: EditDirection | None, strength: float):
-    """[entries, B or 1, pooled width] the pooled prompt with the edit, or None for models without."""
-    pooled = pooled_of(positive)
-    if pooled is None or mirror.pooled is None:
-        return None
-    change = pooled.float().cpu() - mirror.pooled
-    if direction is not None and direction.pooled is not None:
-        change = change + direction.pooled
-    return mirror.pooled + strength * change
 
 
 def _allowed(mirror: Mirror, mask: Tensor | None) -> Tensor | None:

@@ -88,6 +88,12 @@ def with_pooled(conditioning: Conditioning, pooled: Tensor | None) -> Conditioni
     return [[text, {**options, "pooled_output": p}] for (text, options), p in zip(conditioning, pooled, strict=True)]
 
 
+def as_negative(conditioning: Conditioning) -> Conditioning:
+    """The same entries read as a negative prompt, whatever they are passed as: SDXL's refiner tells those a lower
+    aesthetic score."""
+    return [[text, {"prompt_type": "negative", **options}] for text, options in conditioning]
+
+
 def check_batch(embedding: Tensor, batch: int) -> None:
     """Raises ValueError unless a prompt is one for all pictures, or one for each."""
     if len(embedding) not in (1, batch):
@@ -126,6 +132,12 @@ def scheduled(conditioning: Conditioning, embeddings: Tensor, sigmas: Tensor, sa
     texts = [split(embedding, token_counts(conditioning)) for embedding in embeddings]
     entries = stepwise(conditioning, sigmas, sampling)
     return [[texts[options[STEP]][options[PART]], options] for _, options in entries]
+
+
+def with_pooled_by_step(conditioning: Conditioning, pooled: Tensor) -> Conditioning:
+    """`stepwise` entries, each with its own pooled output of `pooled` [T, entries, B or 1, pooled width]."""
+    own = [pooled[options[STEP], options[PART]] for _, options in conditioning]
+    return [[text, {**options, "pooled_output": p}] for (text, options), p in zip(conditioning, own, strict=True)]
 
 
 def _is_active(sigma: float, start: float, end: float, sampling) -> bool:

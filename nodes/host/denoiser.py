@@ -21,7 +21,7 @@ from . import gradients
 from .attach import SharedNoise, supply
 from .branches import Branch, marked
 from .compatibility import check_no_step_cache, wants_negative
-from .conditioning import PART, Conditioning, split, stepwise, text_of, token_counts
+from .conditioning import PART, Conditioning, split, stepwise, text_of, token_counts, with_pooled_by_step
 from .out_of_place import differentiable
 from .progress import Progress
 from .values import check_fits, check_result
@@ -196,6 +196,7 @@ def run(
     *,
     evaluations: int,
     by_step: tuple[str, ...] = (),
+    pooled_by_step: dict[str, Tensor] | None = None,
     reference: Mirror | SharedNoise | None = None,
     with_gradients: bool = False,
     checkpoint: bool = True,
@@ -204,10 +205,11 @@ def run(
 
     latent [B, C, H, W] gives the shape and, to inpainting models, the picture; sigmas [T+1] are what patches see as
     the schedule; `prompts` maps names ("positive", "negative", any other) to CONDITIONING; those named in `by_step` are
-    passed step by step, as they leave when rewritten, because the host treats areas in them differently. `reference`
-    is the source for controls on the model (attach.py): a mirror, or SHARED_NOISE if the walk evaluates it itself.
-    `evaluations` bounds the progress. Raises ValueError, before any work, for prompts that cannot be rewritten or come
-    from another model's CLIP, and for models that skip passes; and for a result that is not finite.
+    passed step by step, as they leave when rewritten, because the host treats areas in them differently;
+    `pooled_by_step` maps some of those to pooled outputs [T, entries, B or 1, pooled width]. `reference` is the source
+    for controls on the model (attach.py): a mirror, or SHARED_NOISE if the walk evaluates it itself. `evaluations`
+    bounds the progress. Raises ValueError, before any work, for prompts that cannot be rewritten or come from another
+    model's CLIP, and for models that skip passes; and for a result that is not finite.
     """
     check_no_step_cache(model.model_options)
     check_fits(model, prompts, latent)
@@ -222,6 +224,8 @@ def run(
         name: stepwise(conditioning, sigmas, sampling) if name in by_step else conditioning
         for name, conditioning in prompts.items()
     }
+    for name, pooled in (pooled_by_step or {}).items():
+        passed[name] = with_pooled_by_step(passed[name], pooled)
     guider.inner_set_conds(passed)
     result = []
 

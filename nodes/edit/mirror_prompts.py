@@ -1,0 +1,159 @@
+"""What Mirror Sample tells the network: the prompts of both branches of a mirror, and who is guided away from what."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ...mirror_ops.directions.direction import EditDirection
+from ...mirror_ops.walks.edit_schedule import EditSchedule
+from ...mirror_ops.walks.trajectory import Mirror
+from ..host.branches import Branch
+from ..host.conditioning import (
+    Conditioning,
+    as_negative,
+    check_batch,
+    common_tokens,
+    pooled_of,
+    text_of,
+    token_counts,
+    with_pooled,
+    with_text,
+)
+from ..host.denoiser import Walk
+
+KEPT_NEGATIVE = "kept negative"
+
+
+class Against(NamedTuple):
+    """What guidance leads away from: one of the walk's prompts, with the mirror's rewritten texts or its own."""
+
+    prompt: str
+    rewritten: bool
+
+
+class Fitted(NamedTuple):
+    """A caption and a mirror's prompts with as many tokens."""
+
+    positive: Conditioning
+    source: Tensor  # [B or 1, tokens, width]
+    rewritten: Tensor  # [T, B or 1, tokens, width], of the negative's own tokens if that was given and rewritten
+
+
+def fitted(mirror: Mirror, positive: Conditioning) -> Fitted:
+    """The shorter text repeated as stock samplers do it; ValueError if the two cannot have one length."""
+    check_batch(text_of(positive), mirror.latents.shape[1])
+    tokens, width = sum(token_counts(positive)), positive[0][0].shape[2]
+    if width != mirror.source.shape[2] or (len(positive) > 1 and tokens != mirror.source.shape[1]):
+        raise ValueError(
+            f"`positive` has {tokens} tokens of width {width} in {len(positive)} part(s), the mirror's prompt "
+            f"{mirror.source.shape[1]} of {mirror.source.shape[2]}. Use the same CLIP, and the mirror's own parts."
+        )
+    if len(positive) > 1:
+        return Fitted(positive, mirror.source, mirror.embeddings)
+    positive, ((source, _),) = common_tokens(positive, [[mirror.source, {}]])
+    copies = source.shape[1] // mirror.source.shape[1]
+    made_of_source = mirror.provenance.rewrote_positive or mirror.provenance.brings_negative
+    return Fitted(positive, source, mirror.embeddings.repeat(1, 1, copies if made_of_source else 1, 1))
+
+
+def schedule_of(
+    mirror: Mirror, fit: Fitted, direction: EditDirection | None, amounts: tuple[float, ...], cfgs: tuple[float, ...],
+    rewritten: bool,
+) -> EditSchedule:
+    """The edit (positive - the mirror's prompt) + direction, on the prompt as `rewritten` or as it was written."""
+    written = fit.source.expand(mirror.steps, *fit.source.shape)
+    change = text_of(fit.positive).float().cpu() - fit.source
+    if direction is not None:
+        each = [direction.for_tokens(n, change.shape[2]) for n in token_counts(fit.positive)]
+        change = change + torch.cat(each, dim=1)
+    pooled, pooled_change = pooled_of(fit.positive), None
+    if pooled is not None and mirror.pooled is not None:
+        pooled_change = pooled.float().cpu() - mirror.pooled
+        if direction is not None and direction.pooled is not None:
+            pooled_change = pooled_change + direction.pooled
+    kept = fit.rewritten if rewritten and mirror.provenance.rewrote_positive else written
+    return EditSchedule(kept, change, amounts, cfgs, mirror.pooled, pooled_change)
+
+
+def prompts_of(mirror: Mirror, fit: Fitted, schedule: EditSchedule, negative: Conditioning | None) -> dict:
+    """The CONDITIONING of the edit, of the kept picture, of its negative, and the connected negative."""
+    kept = with_pooled(with_text(fit.positive, fit.source), mirror.pooled)
+    pooled = schedule.edited_pooled()
+    prompts = {
+        "positive": with_pooled(fit.positive, None if pooled is None else pooled[0]),
+        "kept": kept,
+        KEPT_NEGATIVE: as_negative(kept),
+    }
+    if negative is not None:
+        check_batch(text_of(negative, "negative"), mirror.latents.shape[1])
+        prompts["negative"] = negative
+    return prompts
+
+
+def negatives_of(mirror: Mirror, connected: bool) -> tuple[Against, Against]:
+    """What the (picture's, edit's) branch of a recorded walk is guided away from. ValueError if that is missing.
+
+    The edit's is the connected negative if there is one, and else the kept prompt. The picture's is what the mirror was
+    made with, or strength 0 would not give the picture back.
+    """
+    provenance, given = mirror.provenance, Against("negative", rewritten=False)
+    if provenance.rewrote_positive or provenance.brings_negative:
+        kept = Against(KEPT_NEGATIVE, rewritten=True)
+        if provenance.rewrote_positive and provenance.cfg != 1:
+            _require(mirror, connected)
+            return given, given
+        return kept, given if connected else kept
+    _require(mirror, connected)
+    return (Against("negative", rewritten=True),) * 2
+
+
+def _require(mirror: Mirror, connected: bool) -> None:
+    if not connected:
+        raise ValueError(
+            f"This mirror was made at cfg {mirror.provenance.cfg:g} against a negative prompt. Connect the same "
+            "`negative` here, or make the mirror at cfg 1."
+        )
+
+
+class MirrorBranches:
+    """The denoisers `(x, sigma, i) -> denoised` of a walk: picture, edit, and the probes that compare the two."""
+
+    def __init__(
+        self, walk: Walk, schedule: EditSchedule, rewritten: Tensor, against: tuple[Against, Against],
+        source_cfg: float, guided_probes: bool = False,
+    ):
+        self.walk, self.schedule, self.source_cfg = walk, schedule, source_cfg
+        self.rewritten, (self.source_against, self.edit_against) = rewritten, against
+        self.guided_probes = guided_probes  # whether the edit is nothing but its guidance
+
+    def source(self, x: Tensor, sigma: Tensor, i: int) -> Tensor:
+        """The picture, as the mirror was made."""
+        negative = self._said(self.source_against, i)
+        return self.walk.denoise(x, sigma, self._kept(i), negative, self.source_cfg, branch=Branch.SOURCE)
+
+    def edit(self, x: Tensor, sigma: Tensor, i: int) -> Tensor:
+        """The edit, guided."""
+        negative, cfg = self._said(self.edit_against, i), self.schedule.cfgs[i]
+        return self.walk.denoise(x, sigma, self._edited(i), negative, cfg, branch=Branch.EDIT)
+
+    def kept_probe(self, x: Tensor, sigma: Tensor, i: int) -> Tensor:
+        """The kept prompt without guidance or controls."""
+        return self.walk.denoise(x, sigma, self._kept(i), branch=Branch.SOURCE)
+
+    def edited_probe(self, x: Tensor, sigma: Tensor, i: int) -> Tensor:
+        """The edited prompt under the attention controls, without guidance unless the edit is nothing else."""
+        if not self.guided_probes:
+            return self.walk.denoise(x, sigma, self._edited(i), branch=Branch.PROBE)
+        negative = self._said(self.edit_against, i)
+        return self.walk.denoise(x, sigma, self._edited(i), negative, self.schedule.cfgs[i], branch=Branch.PROBE)
+
+    def _kept(self, i: int) -> list:
+        return self.walk.prompts["kept"].saying(self.schedule.kept[i].to(self.walk.device))
+
+    def _edited(self, i: int) -> list:
+        return self.walk.prompts["positive"].saying(self.schedule.edited(i).to(self.walk.device))
+
+    def _said(self, against: Against, i: int) -> list:
+        prompt = self.walk.prompts[against.prompt]
+        return prompt.saying(self.rewritten[i].to(self.walk.device)) if against.rewritten else prompt.entries
