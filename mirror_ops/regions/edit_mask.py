@@ -29,22 +29,26 @@ Look = Callable[[Tensor, Tensor, int], Tensor]
 
 
 def edited_region(
-    kept: Look, edited: Look, sigmas: Tensor, latents: Tensor, way_back: Tensor | None = None
+    kept: Look, edited: Look, sigmas: Tensor, latents: Tensor, way_back: Tensor | None = None,
+    another_model: bool | None = None,
 ) -> Tensor:
     """[B, 1, H, W] in [0, 1]: 1 where the edit acts on the recorded `latents` [T+1, B, C, H, W], 0 where it does not.
 
     `kept` and `edited` are the predictions `(x, sigma, i) -> denoised` of the two prompts, each evaluated at the steps
     that `probes` names. Their squared difference is summed over steps and channels: steps that decide more of the edit
     so count for more. `way_back` [T+1, B, C, H, W] is the mirror's reconstruction, if it was walked by the kept prompt
-    without guidance. Where `kept` misses the predictions that it moved by, the model is another one since (a LoRA, a
-    patch), and that is the edit, or part of it: then `edited` is compared with those.
+    without guidance. Where it was walked by `another_model` (a LoRA is there since, or a patch), that is the edit, or
+    part of it, and `edited` is compared with the predictions that `way_back` moved by. None: find out, by whether
+    `kept` misses those by more than a drift of the latents explains.
     """
     at = probes(len(sigmas) - 1)
     before, after = (torch.stack([look(latents[i], sigmas[i], i) for i in at], dim=1) for look in (kept, edited))
     if way_back is not None:
         retraced = _moved_by(way_back, sigmas, at)
-        drift = torch.stack([way_back[i] - latents[i] for i in at], dim=1)
-        before = torch.where(_another_model(before - retraced, drift, before), retraced, before)
+        if another_model is None:
+            drift = torch.stack([way_back[i] - latents[i] for i in at], dim=1)
+            another_model = _another_model(before - retraced, drift, before)
+        before = torch.where(torch.as_tensor(another_model, device=before.device), retraced, before)
     return otsu_region(change(after - before, before), FIRST_RAMP)
 
 

@@ -52,8 +52,8 @@ class MirrorSample(io.ComfyNode):
     @classmethod
     def execute(
         cls, model, mirror: Mirror, positive, strength, cfg, direction: EditDirection | None = None,
-        negative=None, mask=None, noise=RECORDED, exact="source", locality=AUTO, ramp=0.0, ramp_until=1.0, cfg_until=0.3,
-        cfg_after=1.0, seed=0,
+        negative=None, mask=None, noise=RECORDED, exact="source", locality=AUTO, ramp=0.0, ramp_until=1.0,
+        cfg_until=0.3, cfg_after=1.0, seed=0,
     ) -> io.NodeOutput:
         check_made_with(mirror, model)
         fit = fitted(mirror, positive)
@@ -87,7 +87,8 @@ def _recorded_walk(
         latents, found = mirror.latents.to(walk.device), None
         if locality == AUTO:
             probed = branches.kept_probe, branches.edited_probe
-            first = edited_region(*probed, walk.sigmas, latents, _way_back(mirror, model, walk))
+            way_back, another_model = _way_back(mirror, model)
+            first = edited_region(*probed, walk.sigmas, latents, way_back.to(walk.device), another_model)
             found = walked_region(first, latents[-1], mirror.steps)
         local = None if found is None and allowed is None else Local(latents[0], found, allowed)
         edited, kept = mirror_sample(
@@ -100,14 +101,17 @@ def _recorded_walk(
     return _run(model, mirror, prompts, schedule, algorithm, by_step, mirror, looked + mirror.steps * a_step)
 
 
-def _way_back(mirror: Mirror, model, walk: Walk) -> Tensor | None:
-    """[T+1, B, C, H, W] the mirror's own walk by the kept prompt without guidance, to know its model's predictions by.
+def _way_back(mirror: Mirror, model) -> tuple[Tensor, bool | None]:
+    """What `edited_region` takes for the predictions of the model that made the mirror, [T+1, B, C, H, W], and whether
+    the connected model is another: None to have that found out.
 
-    Where it was guided the recording is near enough, but only worth comparing with if the model's weights did change.
+    The reconstruction was walked by the kept prompt without guidance, but for mirrors that were made with some. Of
+    those the recording itself is near enough.
     """
+    another_model = mirror.provenance.model != identity(model) or None
     if mirror.provenance.cfg == 1 or mirror.provenance.brings_negative:
-        return mirror.reconstruction.to(walk.device)
-    return mirror.latents.to(walk.device) if mirror.provenance.model != identity(model) else None
+        return mirror.reconstruction, another_model
+    return mirror.latents, bool(another_model)
 
 
 def _shared_walk(
@@ -164,8 +168,8 @@ def _edit_inputs() -> list:
         DirectionType.Input("direction", optional=True, tooltip="From CLIP Domain Direction; adds to the edit."),
         io.Conditioning.Input(
             "negative", optional=True,
-            tooltip="What guidance leads away from. Default: the kept prompt. A mirror that was made against a negative "
-            "needs the same one.",
+            tooltip="What guidance leads away from. Default: the kept prompt. A mirror made against a negative needs "
+            "the same one.",
         ),
         io.Mask.Input("mask", optional=True, tooltip="Where the edit may change the picture, softly."),
     ]
