@@ -38,7 +38,7 @@ class Edit(Scene):
     def __init__(self, name: str, noise: str, batch: int = 1, which: slice = slice(None)):
         super().__init__(unet, lambda: {"samples": pictures(batch)["samples"][which]}, STEPS)
         self.target, self.noise = self.text(DOG), noise
-        self.mirror = self.invert({"method": "ours", "method__iterations": 6})
+        self.mirror = self.invert({"method": "fixed point + negative prompt", "method__iterations": 6})
         kind, settings = CONTROLS[name]
         extra = {"clip": self.clip} if "source_text" in settings else {}
         self.controlled = self.add(kind, model=self.model, **settings, **extra)

@@ -6,7 +6,7 @@ import torch
 from harness.results import GraphFailed
 from harness.tiny import GAIN, UNET, WIDTH, Scene, gentle, node, patcher, pictures, sdxl, unet
 
-OURS = {"method": "ours", "method__iterations": 4}
+OURS = {"method": "fixed point + negative prompt", "method__iterations": 4}
 DOG = "a photo of a dog sitting on a car"
 
 
@@ -105,10 +105,10 @@ def test_controls_act_on_the_edited_probe_only(run_graph, host):
     assert len(seen) == (probes + 8) * 7
 
 
-@pytest.mark.parametrize("method", ["ours", "negative prompt"])
+@pytest.mark.parametrize("method", ["fixed point + negative prompt", "negative prompt"])
 def test_a_connected_negative_is_read(run_graph, method):
     """Guidance leads away from it, also where the words stay the same; the reconstruction stays the picture's."""
-    rewriter = OURS if method == "ours" else {"method": method, "method__interpolation": 0.0}
+    rewriter = OURS if method == "fixed point + negative prompt" else {"method": method, "method__interpolation": 0.0}
     scene = Scene(steps=6)
     mirror = scene.invert(rewriter, cfg=3.0)
     how = {"cfg": 3.0, "locality": "auto", "exact": "off"}
@@ -177,7 +177,7 @@ def test_captions_of_several_chunks_are_padded(run_graph):
     repeated = scene.add(node(twice, ("CONDITIONING",), {"conditioning": "CONDITIONING"}), conditioning=scene.source)
     longer = scene.text(" ".join(["a photo of a dog sitting on a car"] * 9))
     plain, kept, edited = (scene.sample(mirror, positive=p, cfg=2.0) for p in (scene.source, repeated(), longer))
-    short = scene.invert({"method": "ours", "method__iterations": 4}, positive=longer)
+    short = scene.invert({"method": "fixed point + negative prompt", "method__iterations": 4}, positive=longer)
     back = scene.sample(short, positive=scene.source, cfg=2.0)
     run = run_graph(scene)
     assert torch.allclose(samples(run, kept), samples(run, plain), rtol=0, atol=1e-4)

@@ -5,6 +5,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ...mirror_ops.directions.direction import EditDirection
+from ...mirror_ops.measure.report import EditReport, change, coverage
 from ...mirror_ops.regions.edit_mask import edited_region, probes, walked_region
 from ...mirror_ops.regions.found import late_region
 from ...mirror_ops.walks.edit_schedule import EditSchedule, amounts, guidance
@@ -17,7 +18,8 @@ from ..host.denoiser import Count, Walk, run
 from ..host.families import latent_out
 from ..host.identity import check_made_with, identity
 from ..host.values import mask_at
-from ..types import DirectionType, MirrorType, category
+from ..reports import shown
+from ..types import DirectionType, MirrorType, ReportType, category
 from .mirror_prompts import KEPT_NEGATIVE, Against, MirrorBranches, fitted, negatives_of, prompts_of, schedule_of
 
 RECORDED, SHARED = "recorded", "shared"
@@ -46,6 +48,7 @@ class MirrorSample(io.ComfyNode):
                 io.Latent.Output(display_name="reconstruction", tooltip="The same walk without the edit."),
                 io.Float.Output(display_name="forwards", tooltip="Passes through the network a picture."),
                 io.Mask.Output(display_name="region", tooltip="Where the edit acts, a value for each latent cell."),
+                ReportType.Output(display_name="report", tooltip="What changed, where, and its cost."),
             ],
         )
 
@@ -68,8 +71,15 @@ class MirrorSample(io.ComfyNode):
         else:
             made = _recorded_walk(model, mirror, prompts, schedule, fit.rewritten, locality, allowed, EXACT[exact])
         (edited, kept, region), count = made
-        edited, kept = (latent_out(model, cpu(x)) for x in (edited, kept))
-        return io.NodeOutput(edited, kept, count.forwards / mirror.latents.shape[1], cpu(region)[:, 0])
+        edited, kept, region = (cpu(x) for x in (edited, kept, region))
+        report = EditReport(
+            count.forwards / mirror.latents.shape[1], count.backwards / mirror.latents.shape[1],
+            changes=(change(edited, mirror.latents[-1]),),
+            coverage=coverage(region) if locality == AUTO or allowed is not None else (),
+            why_empty=_why_empty(schedule, allowed, negative is not None),
+        )
+        edited, kept = (latent_out(model, x) for x in (edited, kept))
+        return io.NodeOutput(edited, kept, report.forwards, region[:, 0], report, ui=shown(report.text))
 
 
 def _recorded_walk(
@@ -236,6 +246,15 @@ class Local:
         if self.found is not None:
             self.region = self.found(i, difference) * self.allowed
         return self.region
+
+
+def _why_empty(schedule: EditSchedule, allowed: Tensor | None, guided: bool) -> str:
+    """Why a region is empty, or what to do about it."""
+    if allowed is not None and float(allowed.max()) == 0:
+        return "the mask allows no change anywhere"
+    if schedule.says_nothing and not guided:
+        return "`positive` says what the mirror's prompt says, or strength is 0, and nothing else edits"
+    return EditReport.why_empty
 
 
 def _allowed(mirror: Mirror, mask: Tensor | None) -> Tensor | None:
