@@ -5,7 +5,7 @@ import json
 from dataclasses import dataclass
 from enum import Enum
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
+from pydantic import TypeAdapter, ValidationError
 
 
 class Side(str, Enum):
@@ -15,13 +15,15 @@ class Side(str, Enum):
     NEGATIVE = "negative"
 
 
+STRICT = {"extra": "forbid"}  # when read from a file
 KIND = ("architecture", "prediction", "sampling", "latent_format", "latent_channels", "noise_schedule")
 
 
-@with_config(ConfigDict(extra="forbid"))
 @dataclass(frozen=True)
 class ModelIdentity:
     """Which model: what kind (the first six), and a fingerprint of its weights and of the patches on them."""
+
+    __pydantic_config__ = STRICT
 
     architecture: str
     prediction: str
@@ -67,10 +69,11 @@ def _patched(patches: str) -> str:
     return f"patches (LoRA or merge: {patches})" if patches else "no patches"
 
 
-@with_config(ConfigDict(extra="forbid"))
 @dataclass(frozen=True)
 class Provenance:
     """How a mirror was made and what it cost."""
+
+    __pydantic_config__ = STRICT
 
     model: ModelIdentity
     method: str  # the rewriter's or encoder's name, or "from a seed"

@@ -26,7 +26,7 @@ from ..host import families
 from ..host.conditioning import text_of
 from ..host.denoiser import Walk, run
 from ..host.files import check_prefix, own_file, problem
-from ..host.identity import identity, vae_identity
+from ..host.identity import identity, marks
 from ..host.noises import GivenNoise, empty_latent, noise_spread
 from ..host.prompts import prompts_at
 from ..host.values import SEEDS
@@ -169,10 +169,10 @@ def _about(model, vae, plan: Plan, prompts: dict, terms: tuple) -> dict:
     """All that the course of a walk depends on, as plain JSON; iterations may be raised."""
     texts = b"".join(text_of(prompts[name], name).float().cpu().numpy().tobytes() for name in sorted(prompts))
     return {
-        "model": dataclasses.asdict(identity(model)), "VAE": vae_identity(vae),
+        "model": dataclasses.asdict(identity(model)), "VAE": marks(vae.patcher),
         "sigmas": plan.sigmas.tolist(), "cfg": plan.cfg, "eta": plan.eta,
         "step": plan.step, "seed": plan.seed, "prompts": hashlib.sha256(texts).hexdigest()[:16],
-        "energy": [[term.weight, term.says] for term in terms],
+        "energy": [[term.weight, term.says, *map(marks, term.patchers)] for term in terms],
     }
 
 

@@ -42,9 +42,9 @@ def identity(model: ModelPatcher) -> ModelIdentity:
     )
 
 
-def vae_identity(vae) -> list[str]:
-    """What tells a VAE from others: precision, weights and patches."""
-    return [*fingerprint(vae.patcher), patches_of(vae.patcher)]
+def marks(patcher: ModelPatcher) -> list[str]:
+    """What tells a VAE or CLIP from others of its kind: precision, weights and patches."""
+    return [*fingerprint(patcher), patches_of(patcher)]
 
 
 def check_made_with(mirror: Mirror, model: ModelPatcher) -> None:
