@@ -70,6 +70,7 @@ def test_long_sentences_are_read_as_far_as_the_encoder_does(run_graph):
     cut = direction(scene, " ".join(long.split()[:75]), "a dog", "as given")
     run = run_graph(scene)
     assert torch.equal(run.outputs[whole.id][0].delta, run.outputs[cut.id][0].delta)
+    assert "1 sentences are longer" in run.outputs[whole.id][1] and "longer" not in run.outputs[cut.id][1]
 
 
 def test_a_changed_text_file_is_read_again(run_graph, host):

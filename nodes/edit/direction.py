@@ -67,7 +67,8 @@ class CLIPDomainDirection(io.ComfyNode):
         if set(sides[0]) == set(sides[1]):
             raise ValueError("Source and target say the same; there is no direction between them.")
         bar = progress_bar(sum(map(len, sides)))
-        texts, pooled = zip(*(_means(clip, side, bar) for side in sides), strict=True)
+        fitting = [[_fitting(clip, sentence) for sentence in side] for side in sides]
+        texts, pooled = zip(*(_means(clip, side, bar) for side in fitting), strict=True)
         direction = EditDirection(
             delta=texts[0].to(texts[1]),
             pooled=pooled[0].to(pooled[1]) if pooled[0].count else None,
@@ -75,6 +76,9 @@ class CLIPDomainDirection(io.ComfyNode):
                   "sentences": f"{len(sides[0])} and {len(sides[1])} ({sentences})"},
         )
         report = direction_report(direction, agreement(*texts), (texts[1].first - texts[0].first).float())
+        cut = sum(a != b for one, other in zip(sides, fitting, strict=True) for a, b in zip(one, other, strict=True))
+        if cut:
+            report += f"\n{cut} sentences are longer than the encoder's window: their ends were left out."
         return io.NodeOutput(direction, report, ui=shown(report))
 
 
@@ -82,7 +86,8 @@ def _means(clip, sentences: list[str], bar) -> tuple[SentenceMean, SentenceMean]
     """(of the texts, of the pooled outputs) of one side; no encoding is kept."""
     texts, pooled = SentenceMean(), SentenceMean()
     for sentence in sentences:
-        text, whole = _encode(clip, sentence)
+        stop_if_interrupted()
+        text, whole = clip.encode_from_tokens(clip.tokenize(sentence), return_pooled=True)
         texts.add(text)
         if whole is not None:
             pooled.add(whole)
@@ -121,14 +126,12 @@ def _way(name: str) -> str:
     return "away from" if name == "source" else "to"
 
 
-def _encode(clip, sentence: str) -> tuple[Tensor, Tensor | None]:
-    """([1, tokens, width], [1, pooled width] or None). As in the paper's code, only one window of the encoder is read:
-    words that would begin a second one are left out."""
-    stop_if_interrupted()
+def _fitting(clip, sentence: str) -> str:
+    """As much of a sentence as one window of the encoder holds, which is all that the paper's code reads."""
     window = length(clip, "")
     while length(clip, sentence) > window:
         sentence = sentence.rpartition(" ")[0]
-    return clip.encode_from_tokens(clip.tokenize(sentence), return_pooled=True)
+    return sentence
 
 
 class MirrorApplyDirection(io.ComfyNode):
