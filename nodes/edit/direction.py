@@ -1,7 +1,6 @@
 """Edit directions from words, and their use on any CONDITIONING."""
 
 from comfy_api.latest import io
-from torch import Tensor
 
 from ...mirror_ops.directions.direction import EditDirection, SentenceMean, agreement, direction_report, ramped
 from ...mirror_ops.directions.sentences import QUALITIES, THINGS, fill
