@@ -194,7 +194,7 @@ def test_half_precision_keeps_the_gradient_by_the_latent(host, run_graph):
 
 
 @pytest.mark.parametrize("change, message", [
-    ({"cfg": 2.0}, "needs a negative prompt"), ({"resume": "../../walk"}, "leads out of the output folder")])
+    ({"cfg": 2.0}, "needs a negative prompt"), ({"resume": "../../walk"}, "leads out of it")])
 def test_bad_settings_are_refused(run_graph, change, message):
     scene = Guided()
     scene.guide(scene.text_energy(), **change)
