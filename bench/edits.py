@@ -12,8 +12,8 @@ autoencoder alone) first: what the picture does not determine can't be right (`r
 
 Methods stand at their published settings; rows that end in -tuned at the best of four on training scenes of the tasks
 `tuned` (--tune), their own locality among what is tried. Nothing is chosen on the tasks `other` and `several`.
-Writes table.txt, table.csv, a sheet of pictures for each task, one with a scene of each, and plots beside the JSON, or
-to output/edits.
+Writes table.txt, table.md, table.csv, a sheet of pictures for each task, one with a scene of each, and plots beside
+the JSON, or to output/edits.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from .edit_methods import METHODS, STEPS
 from .edits_measure import Book, alone, embedded, measure
 from .edits_tasks import GROUPS, TASKS, cases_of, group_of
 from .fingerprint import fingerprint
-from .table import show, write
+from .table import markdown, show, write
 
 MEANS = ("inside_psnr", "outside_psnr", "inside_ssim", "outside_ssim", "success", "kept", "leak", "sharpness",
          "region_iou", "structure", "displacement", "forwards", "backwards", "passes", "seconds")
@@ -213,6 +213,9 @@ def report(rows: list[dict], average: list[dict], attributes: list[dict], out: P
             show([shown(row) for row in average if row["group"] == name], f"mean over the tasks `{name}`")
     print(text.getvalue())
     (out / "table.txt").write_text(text.getvalue())
+    (out / "table.md").write_text("\n".join(
+        f"mean over the tasks `{name}`\n\n" + markdown([documented(row) for row in average if row["group"] == name])
+        for name in dict.fromkeys(row["group"] for row in average)))
     with (out / "table.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
@@ -224,6 +227,15 @@ def shown(row: dict) -> dict:
     scale = {"structure": 1000}
     return {"method": row["method"], **{short: "-" if row[name] is None else form.format(row[name] * scale.get(name, 1))
                                         for name, (short, form) in SHOWN.items()}}
+
+
+def documented(row: dict) -> dict:
+    """A row as docs/benchmarks.md has it."""
+    short = shown(row)
+    inside, error, structure = (short.pop(SHOWN[name][0]) for name in ("inside_psnr", ERROR, "structure"))
+    keys = ("outside_psnr", "success", "kept", "leak", "sharpness", "region_iou", "passes")
+    return {"method": f"`{row['method']}`", "inside dB": inside if error == "-" else f"{inside} ± {error}",
+            **{SHOWN[name][0]: short[SHOWN[name][0]] for name in keys}, "structure": structure}
 
 
 def about(args, entries: list) -> dict:

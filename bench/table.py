@@ -20,6 +20,14 @@ def show(rows: list[dict], title: str = "") -> None:
     print(tabulate(cells, list(rows[0]), tablefmt="plain", colalign=sides, disable_numparse=True))
 
 
+def markdown(rows: list[dict]) -> str:
+    """The same as a table for a document."""
+    extras.ensure()
+    from tabulate import tabulate
+    return tabulate([[_cell(value) for value in row.values()] for row in rows], list(rows[0]), tablefmt="github",
+                    disable_numparse=True) + "\n"
+
+
 def _cell(value) -> str:
     if isinstance(value, float):
         return f"{value:.2e}" if value and abs(value) < .01 else f"{value:.3f}".rstrip("0").rstrip(".") or "0"

@@ -264,6 +264,7 @@ def test_a_stopped_run_goes_on_and_writes_what_was_asked_for(host, tmp_path, cap
     assert len(book.read_text().splitlines()) > 8 and "measured before" in capsys.readouterr().out
     for old, new in zip(first, again, strict=True):
         assert new["inside_psnr"] == pytest.approx(old["inside_psnr"], abs=1e-3)
+    assert "| `ddim`" in (tmp_path / "table.md").read_text() and "| leak" in (tmp_path / "table.md").read_text()
     for name in ("table.txt", "table.csv", "sheet-hat-added.png", "overview.png", "plot-cost.png", "plot-locality.png"):
         assert (tmp_path / name).stat().st_size > 200
     assert edits.main(["--methods", "magic"]) == 2
