@@ -15,6 +15,7 @@ import psutil
 
 from folders.ledger import FOLDER, Ledger
 from folders.pictures import found, result_name
+from folders.ray_job import mannered
 from harness.environment import ROOT
 
 from .folders_graphs import BROKEN, draw, tiny
@@ -33,6 +34,7 @@ def faults(folder: Path, count: int) -> dict:
 
 def torment(command: list[str], out: Path, count: int) -> list[dict]:
     """Run the command on a cluster of two nodes through all its faults, each at its share of the pictures."""
+    mannered()
     from ray.cluster_utils import Cluster
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     second = cluster.add_node(num_cpus=1)

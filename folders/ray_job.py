@@ -23,8 +23,9 @@ from . import JobError
 from .worker import Job
 
 LARGEST_BLOCK, BLOCKS_EACH = 8, 16      # pictures a task: few enough that no worker is left with many at the end
-# Ray's own statistics are not sent; its core would warn of every restart of an actor that it then manages.
-QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal"}
+# Ray's statistics are not sent; its core would warn of every restart of an actor, which Ray Data then manages; and it
+# would run the workers, who do all the work here, at the lowest priority but four.
+MANNERS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal", "RAY_worker_niceness": "0"}
 
 
 def rows(job: Job, names: list[str], address: str, workers: int | None) -> Iterator[dict]:
@@ -87,8 +88,7 @@ class Actor:
 def connect(address: str, workers: int | None):
     """Ray, connected to the cluster at `address`, or to one started here ("local"). Raises JobError."""
     ensure()
-    for name, value in QUIET.items():
-        os.environ.setdefault(name, value)
+    mannered()
     import ray
     check_reachable(address)
     variables = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
@@ -99,6 +99,12 @@ def connect(address: str, workers: int | None):
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise no_cluster(address, error) from error
     return ray
+
+
+def mannered() -> None:
+    """Set MANNERS for what Ray starts from here, unless the user has set others."""
+    for name, value in MANNERS.items():
+        os.environ.setdefault(name, value)
 
 
 def check_reachable(address: str) -> None:
@@ -132,6 +138,6 @@ def ensure() -> None:
 def main(argv: list[str]) -> int:
     """`python run.py ray ...`: Ray's own command of the environment, to start and stop the nodes of a cluster."""
     ensure()
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    mannered()
     from ray.scripts.scripts import cli
     return cli(argv, standalone_mode=True)
