@@ -46,6 +46,18 @@ def test_the_region_of_an_edit_is_found(ready):
     assert graph.region == ["9", 3]
 
 
+def test_of_two_regions_the_one_nearest_to_the_result_is_taken(ready):
+    def scene():
+        return {"class_type": "MirrorDemoScene", "inputs": {}}
+
+    def composite(mask, source):
+        inputs = {"destination": ["2", 0], "source": source, "mask": mask}
+        return {"class_type": "ImageCompositeMasked", "inputs": inputs}
+    nodes = tiny(**{"9": scene(), "10": scene(), "11": composite(["10", 3], ["2", 0]),
+                    "6": composite(["9", 3], ["11", 0])})
+    assert ready(nodes).region == ["9", 3]
+
+
 @pytest.mark.parametrize("setting, value", [("5.steps=9", 9), ("redraw.steps=9", 9), ("KSampler.steps=9", 9),
                                             ("5.denoise=1", 1.0), ("5.sampler_name=heun", "heun")])
 def test_values_are_set_by_id_title_or_class(ready, setting, value):
