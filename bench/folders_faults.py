@@ -77,11 +77,11 @@ def kill_worker(out: Path) -> None:
 
 
 def compared(folder: Path, broken: list[str]) -> dict[str, int]:
-    """Good pictures without a result, and with more than one; results that are not the serial run's, bit for bit;
+    """Good pictures without a result, and those on which the graph ran to the end more than once; results that are not the serial run's, bit for bit;
     broken pictures that are not listed."""
     good = set(found(folder / "in")) - set(broken)
     (ledger,) = (file for file in (folder / "ray" / FOLDER).iterdir() if file.is_dir())
-    times = Counter(row["name"] for row in Ledger(ledger).rows() if "error" not in row)
+    times = Counter(row["name"] for row in Ledger(ledger).rows() if not {"error", "found"} & set(row))
     listed = {row["name"] for row in csv.DictReader(open(folder / "ray" / "failed.csv", encoding="utf-8"))}
     there = {name for name in good if (folder / "ray" / result_name(name)).is_file()}
     return {"lost": len(good - there), "doubled": sum(times[name] > 1 for name in good),

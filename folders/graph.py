@@ -9,6 +9,8 @@ from pathlib import Path
 from . import JobError
 
 SEEDS = ("seed", "noise_seed")
+LOADER = "LoadImage"
+VALUES = ("INT", "FLOAT", "STRING", "BOOLEAN")      # types of inputs whose wire --set may cut
 TRUTH = {"true": True, "false": False}
 
 
@@ -80,11 +82,31 @@ def prepare(nodes: dict[str, dict], classes: dict[str, dict], settings: list[str
     saved = nodes[saver]["inputs"][name]
     kept = ancestors(nodes, saved[0])
     nodes = {node: {key: nodes[node][key] for key in ("class_type", "inputs")} for node in nodes if node in kept}
+    if picture is not None:
+        load_instead(nodes, classes, node_named(nodes, picture))
     loader = chosen(nodes, loaders(nodes, classes), picture, "loads the picture that is saved", "--picture",
-                    "Add a Load Image node and wire it to what is saved.")
+                    "Add a Load Image node and wire it to what is saved, or name a node in whose place the pictures "
+                    "come with --picture NODE.")
     seeds = [(node, name) for node, entry in nodes.items() for name, value in entry["inputs"].items()
              if name.rpartition(".")[2] in SEEDS and isinstance(value, int) and (node, name) not in fixed]
     return Graph(nodes, (loader, upload_input(nodes[loader], classes)), saved, region(nodes, classes, saved[0]), seeds)
+
+
+def load_instead(nodes: dict, classes: dict, node: str) -> None:
+    """Let Load Image stand in the place of a node that makes a picture otherwise, such as a scene of the demo."""
+    entry, kinds = nodes[node], classes[nodes[node]["class_type"]]["output"]
+    if upload_input(entry, classes) or "IMAGE" not in kinds:
+        return
+    first = kinds.index("IMAGE")
+    others = [f"{to}.{name}" for to, reader in nodes.items() for name, value in reader["inputs"].items()
+              if is_wire(value) and str(value[0]) == node and value[1] != first]
+    if others:
+        raise JobError(f"--picture {node}: {title(entry)} also gives {', '.join(others)}, which a picture does not. "
+                       "Give these values with --set.")
+    for reader in nodes.values():
+        reader["inputs"].update({name: [node, 0] for name, value in reader["inputs"].items()
+                                 if is_wire(value) and str(value[0]) == node})
+    nodes[node] = {"class_type": LOADER, "inputs": {"image": ""}}
 
 
 def chosen(nodes: dict, found: list[str], named: str | None, does: str, option: str, otherwise: str) -> str:
@@ -160,11 +182,12 @@ def assign(nodes: dict, classes: dict, setting: str) -> tuple[str, str]:
                        f"{', '.join(node for node, _ in found)}.")
     node, name = found[0]
     entry = nodes[node]
-    known = {*entry["inputs"], *specs(entry, classes)}
-    if name not in known or is_wire(entry["inputs"].get(name)):
-        free = sorted(other for other in known if not is_wire(entry["inputs"].get(other)))
+    declared = {other: spec[0] for other, spec in specs(entry, classes).items()}
+    free = sorted(other for other in {*entry["inputs"], *declared}
+                  if not is_wire(entry["inputs"].get(other)) or declared.get(other) in VALUES)
+    if name not in free:
         raise JobError(f"--set {setting}: {title(entry)} has no value `{name}` to set; it has {', '.join(free)}.")
-    entry["inputs"][name] = typed(text, entry["inputs"].get(name), specs(entry, classes).get(name, ("",))[0], setting)
+    entry["inputs"][name] = typed(text, entry["inputs"].get(name), declared.get(name), setting)
     return node, name
 
 

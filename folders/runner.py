@@ -14,7 +14,7 @@ from harness.environment import SetupError, available_host, cache_root
 from harness.results import GraphFailed, GraphRejected
 
 from . import JobError
-from .graph import Graph, is_wire, loaders, upload_input
+from .graph import LOADER, Graph, is_wire, loaders, upload_input
 
 
 class Pictures(NamedTuple):
@@ -40,8 +40,8 @@ def start(cpu: bool, packs: tuple[str, ...]) -> Host:
 
 
 def classes_of(nodes: dict, host: Host) -> dict[str, dict]:
-    """object_info of the classes of a graph."""
-    kinds = {entry["class_type"] for entry in nodes.values()}
+    """object_info of the classes of a graph, and of Load Image."""
+    kinds = {entry["class_type"] for entry in nodes.values()} | {LOADER}
     return {kind: describe(kind, host.nodes.NODE_CLASS_MAPPINGS[kind], kind) for kind in kinds}
 
 

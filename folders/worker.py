@@ -77,13 +77,14 @@ class Worker:
         return row
 
     def _made_before(self, row: dict) -> dict | None:
-        """The figures of the result that lies there: this picture's, if a kill came before its row was written."""
+        """The figures of the result that lies there, if it is this picture's: a kill came before its row was written,
+        or before Ray heard of the task that made it and gave it to another worker."""
         target = self.job.target / row["result"]
         if not target.exists():
             return None
         record = results.record_of(target) or {}
         if (record.get("settings"), record.get("source")) == (self.job.settings, row["source"]):
-            return record["figures"]
+            return {**record["figures"], "found": True}
         if record.get("settings") != self.job.settings and not self.job.replace:
             raise FileExistsError(f"{target} is there already and no result of this job; --replace would write over it")
         return None

@@ -30,6 +30,7 @@ def test_what_faults_did_is_counted(tmp_path):
     ledger = tmp_path / "ray" / ".translate" / "job"
     ledger.mkdir(parents=True)
     rows = [{"name": name, "source": "", "at": 1.} for name in (*names, "3.png")]
+    rows.append({**rows[0], "found": True})     # a result that was there is no work
     (ledger / "one.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "ray" / "failed.csv").write_text("name,error\n")
     assert compared(tmp_path, ["4.png"]) == {"lost": 1, "doubled": 1, "differing": 1, "unlisted": 1}

@@ -93,6 +93,8 @@ def test_a_kill_between_result_and_row_does_nothing_twice(translate, tmp_path, m
     ledger.write_bytes(lines[0] + lines[1][:40])
     names = worked(monkeypatch)
     assert translate() == 0 and names == []
+    (row,) = [json.loads(line) for file in ledger.parent.glob("*.jsonl") if file != ledger for line in open(file)]
+    assert row["name"] == "b.png" and row["found"]
     again = (tmp_path / "out" / "figures.csv").read_text().splitlines()
     assert [line.split(",")[:6] for line in again] == [line.split(",")[:6] for line in figures]     # all but times
 
