@@ -77,8 +77,8 @@ def kill_worker(out: Path) -> None:
 
 
 def compared(folder: Path, broken: list[str]) -> dict[str, int]:
-    """Good pictures without a result, and those on which the graph ran to the end more than once; results that are not the serial run's, bit for bit;
-    broken pictures that are not listed."""
+    """Good pictures without a result, and those on which the graph ran to the end more than once; results that are not
+    the serial run's, bit for bit; broken pictures that are not listed."""
     good = set(found(folder / "in")) - set(broken)
     (ledger,) = (file for file in (folder / "ray" / FOLDER).iterdir() if file.is_dir())
     times = Counter(row["name"] for row in Ledger(ledger).rows() if not {"error", "found"} & set(row))

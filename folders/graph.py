@@ -81,23 +81,29 @@ def prepare(nodes: dict[str, dict], classes: dict[str, dict], settings: list[str
     (name,) = image_inputs(nodes[saver], classes)
     saved = nodes[saver]["inputs"][name]
     kept = ancestors(nodes, saved[0])
-    nodes = {node: {key: nodes[node][key] for key in ("class_type", "inputs")} for node in nodes if node in kept}
+    nodes = {node: entry for node, entry in nodes.items() if node in kept}
     if picture is not None:
-        load_instead(nodes, classes, node_named(nodes, picture))
+        picture = load_instead(nodes, classes, picture)
     loader = chosen(nodes, loaders(nodes, classes), picture, "loads the picture that is saved", "--picture",
                     "Add a Load Image node and wire it to what is saved, or name a node in whose place the pictures "
                     "come with --picture NODE.")
     seeds = [(node, name) for node, entry in nodes.items() for name, value in entry["inputs"].items()
              if name.rpartition(".")[2] in SEEDS and isinstance(value, int) and (node, name) not in fixed]
-    return Graph(nodes, (loader, upload_input(nodes[loader], classes)), saved, region(nodes, classes, saved[0]), seeds)
+    bare = {node: {key: entry[key] for key in ("class_type", "inputs")} for node, entry in nodes.items()}
+    return Graph(bare, (loader, upload_input(nodes[loader], classes)), saved, region(nodes, classes, saved[0]), seeds)
 
 
-def load_instead(nodes: dict, classes: dict, node: str) -> None:
-    """Let Load Image stand in the place of a node that makes a picture otherwise, such as a scene of the demo."""
-    entry, kinds = nodes[node], classes[nodes[node]["class_type"]]["output"]
-    if upload_input(entry, classes) or "IMAGE" not in kinds:
-        return
-    first = kinds.index("IMAGE")
+def load_instead(nodes: dict, classes: dict, named: str) -> str:
+    """Let Load Image stand in the place of a node that makes a picture otherwise, such as a scene of the demo; its id.
+
+    Where no one node of that name makes pictures, nothing changes and the name comes back.
+    """
+    makers = [node for node, entry in nodes.items() if "IMAGE" in classes[entry["class_type"]]["output"]
+              and not upload_input(entry, classes) and named in names_of(node, nodes)]
+    if len(makers) != 1:
+        return named
+    node, entry = makers[0], nodes[makers[0]]
+    first = classes[entry["class_type"]]["output"].index("IMAGE")
     others = [f"{to}.{name}" for to, reader in nodes.items() for name, value in reader["inputs"].items()
               if is_wire(value) and str(value[0]) == node and value[1] != first]
     if others:
@@ -106,20 +112,22 @@ def load_instead(nodes: dict, classes: dict, node: str) -> None:
     for reader in nodes.values():
         reader["inputs"].update({name: [node, 0] for name, value in reader["inputs"].items()
                                  if is_wire(value) and str(value[0]) == node})
-    nodes[node] = {"class_type": LOADER, "inputs": {"image": ""}}
+    nodes[node] = {**entry, "class_type": LOADER, "inputs": {"image": ""}}
+    return node
 
 
 def chosen(nodes: dict, found: list[str], named: str | None, does: str, option: str, otherwise: str) -> str:
     """The one node found, or the one of them that is named."""
+    which = ", ".join(f"{node} ({title(nodes[node])})" for node in found)
     if named is not None:
-        node = node_named(nodes, named)
-        if node not in found:
-            raise JobError(f"{option} {named}: that node is not one that {does}.")
-        return node
+        fit = [node for node in found if named in names_of(node, nodes)]
+        if len(fit) != 1:
+            raise JobError(f"{option} {named}: {'more than one node' if fit else 'no node'} of that name {does}; those "
+                           f"that do are {which or 'none'}.")
+        return fit[0]
     if not found:
         raise JobError(f"No node of the graph {does}. {otherwise}")
     if len(found) > 1:
-        which = ", ".join(f"{node} ({title(nodes[node])})" for node in found)
         raise JobError(f"More than one node of the graph {does}: {which}. Name one with {option} NODE.")
     return found[0]
 
@@ -171,8 +179,8 @@ def ancestors(nodes: dict, node: str) -> list[str]:
 def assign(nodes: dict, classes: dict, setting: str) -> tuple[str, str]:
     """Carry out NODE.INPUT=VALUE; (node, input)."""
     where, equals, text = setting.partition("=")
-    found = [(node, where[len(called) + 1:]) for node, entry in nodes.items()
-             for called in (node, title(entry), entry["class_type"]) if where.startswith(called + ".")]
+    found = [(node, where[len(called) + 1:]) for node in nodes
+             for called in names_of(node, nodes) if where.startswith(called + ".")]
     found = list(dict.fromkeys(found))
     if not equals or not found:
         raise JobError(f"--set {setting}: no such node. Write NODE.INPUT=VALUE with a node's id, title or class; "
@@ -212,12 +220,9 @@ def title(entry: dict) -> str:
     return entry.get("_meta", {}).get("title") or entry["class_type"]
 
 
-def node_named(nodes: dict, name: str) -> str:
-    """A node by its id, title or class. Raises JobError unless there is one."""
-    found = [node for node, entry in nodes.items() if name in (node, title(entry), entry["class_type"])]
-    if len(found) != 1:
-        raise JobError(f"{'More than one' if found else 'No'} node of the graph is called {name}.")
-    return found[0]
+def names_of(node: str, nodes: dict) -> tuple[str, str, str]:
+    """What a node may be called: its id, title or class."""
+    return node, title(nodes[node]), nodes[node]["class_type"]
 
 
 def is_wire(value) -> bool:

@@ -97,22 +97,19 @@ def test_where_there_are_several_one_is_named(ready):
     both = tiny(**{"6": {"class_type": "ImageBatch", "inputs": {"image1": ["2", 0], "image2": ["9", 0]}},
                    "9": TINY["2"]})
     assert ready(both, picture="9").picture == ("9", "image")
-    with pytest.raises(JobError, match="not one that"):
+    with pytest.raises(JobError, match="no node of that name loads"):
         ready(picture="3")
 
 
 def test_pictures_come_in_the_place_of_a_scene(host, ready):
     """The shipped translation by two models draws its picture and words; a folder brings pictures, --set the words."""
     nodes = read(ROOT / "workflows" / "cycle_two_models.json", host)
-    scene, = (node for node, entry in nodes.items() if entry["class_type"] == "MirrorDemoScene")
-    saver = next(node for node, entry in nodes.items() if entry["inputs"].get("filename_prefix") == "mirror/edit")
     with pytest.raises(JobError, match="also gives .*--set"):
-        ready(nodes, picture=scene, save=saver)
-    said = [f"{node}.text=a picture of an animal" for node, entry in nodes.items()
-            if entry["class_type"] == "CLIPTextEncode"]
-    graph = ready(nodes, said, picture=scene, save=saver)
-    assert graph.nodes[scene] == {"class_type": "LoadImage", "inputs": {"image": ""}}
-    assert graph.picture == (scene, "image") and "MirrorDemoScene" not in str(graph.nodes)
+        ready(nodes, picture="Mirror Demo Scene", save="edit")
+    graph = ready(nodes, ["what both are told.text=an animal"], picture="MirrorDemoScene", save="edit")
+    loader = graph.nodes[graph.picture[0]]
+    assert loader == {"class_type": "LoadImage", "inputs": {"image": ""}} and "DemoScene" not in str(graph.nodes)
+    assert "an animal" in str(graph.nodes) and "StringReplace" not in str(graph.nodes)
 
 
 @pytest.mark.parametrize("content, words", [
