@@ -85,6 +85,25 @@ def test_a_lora_on_the_same_model_walks_with_a_warning(run_graph, caplog, change
     assert any(re.search(told, record.message) for record in caplog.records)
 
 
+def test_a_warning_stands_on_the_node_that_gives_it(run_graph, monkeypatch):
+    from server import PromptServer
+    told = []
+
+    class Listening:
+        def send_progress_text(self, text, node_id, sid=None):
+            told.append((node_id, text))
+
+        def __getattr__(self, name):
+            return getattr(before, name)
+
+    before = getattr(PromptServer, "instance", None)
+    monkeypatch.setattr(PromptServer, "instance", Listening(), raising=False)
+    scene = Scene()
+    edit = scene.sample(scene.invert(Scene.NONE), model=changed(scene, lora(0.8)))
+    run_graph(scene)
+    assert [node for node, _ in told] == [edit.id] and "LoRA or merge: 14 at 0.8" in told[0][1]
+
+
 def test_patches_of_attention_and_the_same_model_pass_without_a_word(run_graph, caplog):
     scene = Scene()
     mirror = scene.invert(Scene.NONE)
@@ -116,6 +135,15 @@ def test_the_fingerprint_is_that_of_the_weights_without_patches_wherever_they_li
     management.unload_all_models()
     assert identity.fingerprint(model, "diffusion_model.") == expected
     assert identity.fingerprint(tiny.unet(seed=1), "diffusion_model.")[1] != expected[1]
+
+
+def test_a_compiled_model_is_the_same_model_and_a_lora_beside_the_weights_counts(identity):
+    model = tiny.unet()
+    plain = identity.fingerprint(model, "diffusion_model.")
+    model.model.diffusion_model = torch.compile(model.model.diffusion_model)
+    assert identity.fingerprint(model, "diffusion_model.") == plain
+    model.set_injections("bypass_lora", [])
+    assert "bypass_lora" in identity.patches_of(model)
 
 
 def test_one_changed_layer_out_of_many_that_are_looked_at_is_noticed(identity):

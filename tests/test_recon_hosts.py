@@ -11,8 +11,11 @@ from harness.environment import ROOT
 from harness.hosts import ARCHIVES, host_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.hosts]
-SUITE = sorted(str(file) for pattern in ("test_nodes_*.py", "test_recon_*.py") for file in Path(__file__).parent.glob(
-    pattern) if file.name not in (Path(__file__).name, "test_recon_bench.py"))
+HERE = Path(__file__).parent
+SUITE = sorted(
+    str(file) for pattern in ("test_host_*.py", "test_nodes_*.py", "test_recon_*.py") for file in HERE.glob(pattern)
+    if file.name not in (Path(__file__).name, "test_recon_bench.py")
+)
 
 
 @pytest.mark.parametrize("version", ARCHIVES)

@@ -61,7 +61,8 @@ def check_made_with(mirror: Mirror, model: ModelPatcher) -> None:
 
 def fingerprint(patcher: ModelPatcher, prefix: str = "") -> tuple[str, str]:
     """(precision, digest) of the unpatched weights whose names begin with `prefix`."""
-    named = sorted((name, value) for name, value in patcher.model.named_parameters() if name.startswith(prefix))
+    named = [(name.replace("_orig_mod.", ""), value) for name, value in patcher.model.named_parameters()]  # compiled
+    named = sorted(pair for pair in named if pair[0].startswith(prefix))
     digest, precisions = hashlib.sha256(), set()
     digest.update(repr([(name, tuple(value.shape)) for name, value in named]).encode())
     for name, value in named[:: max(1, len(named) // TENSORS)]:
