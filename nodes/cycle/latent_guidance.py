@@ -130,7 +130,7 @@ class MirrorLatentGuidance(io.ComfyNode):
 
 def _walked(walk: Walk, vae, terms: tuple, plan: Plan, state: State) -> tuple[Tensor, Tensor, State]:
     """(latent found, latent of the beginning, the walk)."""
-    model, steps = walk.guider.inner_model, len(walk.sigmas) - 1
+    steps = len(walk.sigmas) - 1
     patchers = [walk.guider.model_patcher, vae.patcher, *(p for term in terms for p in term.patchers)]
     differentiable_clip.load(patchers, vae, state.z.shape[1:])
     decode, energy = differentiable_clip.picture_decoder(vae), total([(term.weight, term.open()) for term in terms])
@@ -146,7 +146,7 @@ def _walked(walk: Walk, vae, terms: tuple, plan: Plan, state: State) -> tuple[Te
         walk.progress.reached(state.done * steps, walk.denoised)
 
     walk.progress.reached(state.done * steps, None)
-    measure = _measure(drawn, lambda x: decode(model.process_latent_out(x)), energy)
+    measure = _measure(drawn, lambda x: decode(walk.latent_out(x)), energy)
     state = langevin(measure, state, plan.iterations, plan.step, plan.seed, on_iteration)
     first = begin(state.z.shape[1:], len(state.z), plan.seed, {}).z
     return drawn(_kept(state, plan)), drawn(first), state

@@ -126,6 +126,10 @@ class Walk:
         """A LATENT's samples in model space, float32, on the model's device."""
         return self.guider.inner_model.process_latent_in(latent.to(self.device, torch.float32, copy=True))
 
+    def latent_out(self, x: Tensor) -> Tensor:
+        """Model-space latents as a LATENT's samples, differentiable."""
+        return self.guider.inner_model.process_latent_out(x)
+
     @property
     def least_sigma(self) -> float:
         """The first level of the model's table."""
