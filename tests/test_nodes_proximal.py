@@ -193,3 +193,16 @@ def test_an_empty_window_is_named(run_graph):
     proximal(scene, first_timestep=100, last_timestep=200)
     with pytest.raises(GraphFailed, match="100 cannot be first and 200 last"):
         run_graph(scene)
+
+
+def test_a_mirror_is_made_without_the_controls_of_the_edit(run_graph):
+    """Inversion and the way back evaluate the picture: a patch for the edit keeps still there."""
+    scene = Scene(steps=3)
+    patched = scene.add("MirrorProximalGuidance", model=scene.model, proximal_map="soft", threshold="fixed",
+                        threshold__tau=0.5)
+    pulled = scene.add("MirrorReconstructionGuidance", model=patched(), step_size=1.0, threshold="fixed",
+                       threshold__tau=0.5, dilation=0, first_timestep=1000)
+    plain, made = (scene.invert(Scene.NONE, cfg=5.0, model=model) for model in (scene.model, pulled()))
+    run = run_graph(scene)
+    one, other = (run.outputs[m.id][2] for m in (plain, made))
+    assert torch.equal(one.latents, other.latents) and torch.equal(one.reconstruction, other.reconstruction)

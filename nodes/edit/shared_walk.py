@@ -5,14 +5,12 @@ from typing import NamedTuple
 
 from torch import Tensor, ones_like
 
-from ...mirror_ops.regions.found import latent_region
+from ...mirror_ops.regions.found import late_region, latent_region
 from ...mirror_ops.walks.shared_noise import picture_generators, shared_noise
 from ...mirror_ops.walks.trajectory import cpu
 from ..host.attach import SHARED_NOISE
 from ..host.branches import Branch
 from ..host.denoiser import Walk, run
-
-FOUND_FROM = 0.8  # of the walk: earlier the edit has not decided where it acts
 
 
 class Guidance(NamedTuple):
@@ -113,14 +111,13 @@ def _edited(walk: Walk, samples: Tensor, source: Callable, plan: Plan) -> tuple[
     """(picture, edited, region, change after each step)."""
     picture, target, against = walk.latent_in(samples), walk.prompts["target"].entries, _against(walk)
     cfgs, changes = plan.guidance.at(plan.steps), []
-    allowed = None if plan.allowed is None else plan.allowed.to(picture)
+    allowed, found = None if plan.allowed is None else plan.allowed.to(picture), late_region(picture, plan.steps)
 
     def edit(x: Tensor, sigma: Tensor, i: int) -> Tensor:
         return walk.denoise(x, sigma, target, against, cfgs[i], branch=Branch.EDIT)
 
     def region(i: int, change: Tensor) -> Tensor:
-        late = plan.local and i >= round(FOUND_FROM * plan.steps)
-        return _kept(latent_region(change, picture) if late else ones_like(change[:, :1]), allowed)
+        return _kept(found(i, change) if plan.local else ones_like(change[:, :1]), allowed)
 
     def on_step(i: int, edited: Tensor) -> None:
         changes.append(float((edited - picture).square().mean().sqrt() / picture.std()))

@@ -20,6 +20,7 @@ from ...mirror_ops.walks.provenance import Provenance, Side
 from ...mirror_ops.walks.schedules import current_labels, target_labels
 from ...mirror_ops.walks.trajectory import Mirror, cpu
 from ..host import families
+from ..host.branches import Branch
 from ..host.conditioning import Conditioning, pooled_of, scheduled, text_of
 from ..host.denoiser import Count, Walk, run
 from ..host.identity import identity
@@ -211,6 +212,7 @@ def _walk_both_ways(
 def _invert(walk: Walk, x: Tensor, plan: Plan) -> tuple[Tensor, list[list[float]]]:
     """The inversion [T+1, B, C, H, W] at guidance 1, and the residuals [T][B] that refinement last saw ([] without)."""
     sigmas, steps, residuals = walk.sigmas, len(walk.sigmas) - 1, []
+    denoise = partial(walk.denoise, branch=Branch.SOURCE)
 
     def refined(fixed_point_map: Callable[[Tensor], Tensor], guess: Tensor) -> Tensor:
         found = solve(fixed_point_map, guess, plan.refine, MIXINGS[plan.mixing])
@@ -222,11 +224,11 @@ def _invert(walk: Walk, x: Tensor, plan: Plan) -> tuple[Tensor, list[list[float]
         "on_step": lambda i, x: walk.progress.reached((steps - i) * (1 + plan.refine), walk.denoised),
     }
     if plan.label == PARITY:
-        latents = parity_invert(walk.denoise, x, walk.table.to(sigmas), steps, prompt, **how)
+        latents = parity_invert(denoise, x, walk.table.to(sigmas), steps, prompt, **how)
     else:
         labels = target_labels(sigmas) if plan.label == TARGET else current_labels(sigmas, walk.least_sigma)
         how["refine"] = refined if plan.refine else None
-        latents = invert(walk.denoise, x, sigmas, prompt, labels=labels, input_scale=plan.scale, **how)
+        latents = invert(denoise, x, sigmas, prompt, labels=labels, input_scale=plan.scale, **how)
     if not torch.isfinite(latents).all():
         raise ValueError("The inversion is not finite. The picture's latent, the schedule or the model is at fault.")
     return latents, residuals[::-1]
@@ -246,7 +248,8 @@ def _redescribe(walk: Walk, latents: Tensor, plan: Plan) -> Redescription:
     held = next(iter(other.values()), None)
 
     def denoise(x: Tensor, sigma: Tensor, embedding: Tensor) -> Tensor:
-        return walk.denoise(x, sigma, **{side: prompt.saying(embedding)}, **other, cfg=plan.cfg, hold=held)
+        prompts = {side: prompt.saying(embedding), **other}
+        return walk.denoise(x, sigma, **prompts, cfg=plan.cfg, hold=held, branch=Branch.SOURCE)
 
     def on_step(i: int, x: Tensor) -> None:
         walk.progress.reached(steps * (1 + plan.refine) + (i + 1) * (1 + plan.rewriter.most), walk.denoised)
