@@ -10,6 +10,8 @@ SLOT, WIDGET, TEXT, PICTURE, REPORT, FOOT = 20, 24, 96, 240, 150, 40     # heigh
 TALL = range(800, 1600, 50)                         # heights of columns to choose from: what the view shows largest
 HEADING = 60                                        # a group's title and the space under it
 SCREEN, MARGIN, CORNER = (1600, 1000), (110, 125), (80, 105)     # pixels of the view, those under bars, the free corner
+READABLE = 0.6                                      # below this zoom the classic editor draws no text
+MINIMAP = (1335, 735)                               # where the map begins that covers the screen's last corner
 COLORS = ("#3f789e", "#8a8", "#a1309b", "#b58b2a", "#88a", "#b06634")
 PLAIN = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
 CONTROL = "control_after_generate"
@@ -22,7 +24,7 @@ class Sheet:
 
     notes_in: the group that they stand in, under its nodes.
     app: what App mode shows, as {"inputs": [(node id, widget), ...], "outputs": [node id, ...]}; opens_as_app: at once.
-    wide: widths of nodes that need more than a column's.
+    wide: widths of nodes that need more than a column's. labels: what an input, by node and name, is called instead.
     """
     graph: dict[str, dict]
     titles: dict[str, str] = field(default_factory=dict)
@@ -32,6 +34,7 @@ class Sheet:
     app: dict[str, list] = field(default_factory=dict)
     opens_as_app: bool = False
     wide: dict[str, int] = field(default_factory=dict)
+    labels: dict[tuple[str, str], str] = field(default_factory=dict)
 
 
 def to_ui(sheet: Sheet, object_info: dict[str, dict]) -> dict:
@@ -40,7 +43,7 @@ def to_ui(sheet: Sheet, object_info: dict[str, dict]) -> dict:
     links = _link(sheet.graph, nodes)
     notes = _notes(sheet, first=max(map(int, nodes)) + 1)
     shown = [*nodes.values(), *notes]
-    best = max(TALL, key=lambda tall: _view(shown, _place(sheet, nodes, notes, tall))["scale"])
+    best = max(TALL, key=lambda tall: _legible(shown, _place(sheet, nodes, notes, tall)))
     groups = _place(sheet, nodes, notes, best)
     extra = {"ds": _view(shown, groups)}
     if sheet.app:
@@ -66,7 +69,8 @@ def _node(key: str, entry: dict, info: dict, sheet: Sheet) -> dict:
                 values += ["fixed"] if options.get(CONTROL) else []
                 height += TEXT if options.get("multiline") else WIDGET * (2 if options.get(CONTROL) else 1)
             kind = "COMBO" if isinstance(kind, list) else kind
-            label = {"label": path.rpartition(".")[2]} if "." in path else {}
+            label = sheet.labels.get((key, path), path.rpartition(".")[2])
+            label = {"label": label} if label != path else {}
             widget = {"widget": {"name": path}} if is_widget else {}
             sockets.append({"name": path, "type": kind, "link": None, **label, **widget})
             slots += not is_widget
@@ -170,6 +174,14 @@ def _columns(nodes: list[dict], x: int, tall: int) -> int:
         node["pos"] = [x, y]
         y, width = y + node["size"][1] + GAP + TITLE, max(width, node["size"][0])
     return x + width
+
+
+def _legible(nodes: list[dict], groups: list[dict]) -> float:
+    """How good the places are: the view's scale, less where the editor's map covers a node, least below READABLE."""
+    view = _view(nodes, groups)
+    ends = ([(n["pos"][i] + n["size"][i] + view["offset"][i]) * view["scale"] for i in (0, 1)] for n in nodes)
+    covered = any(all(pixel > free for pixel, free in zip(end, MINIMAP, strict=True)) for end in ends)
+    return view["scale"] - 0.3 * covered - (view["scale"] < READABLE)
 
 
 def _view(nodes: list[dict], groups: list[dict]) -> dict:

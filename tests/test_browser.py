@@ -8,12 +8,11 @@ import pytest
 
 from demo.graphs import FILES
 from demo.graphs.box import NAME as BOX
+from harness.editor import READABLE, SCREEN
 from harness.environment import ROOT, SetupError
 
 pytestmark = pytest.mark.browser
 SHOTS = ROOT / "output" / "browser"
-READABLE = 0.6          # below that zoom the classic editor draws no text
-SCREEN = (1600, 1000)
 FLAGSHIP, MIRROR = "edit_picture", "mirror_demo"
 MODES = pytest.mark.parametrize("nodes_2", [False, True], ids=["classic", "nodes-2"])
 
@@ -111,7 +110,7 @@ def test_mirror_report_shows_its_words_and_its_curve(editor, server):
 @MODES
 def test_a_preview_of_the_edit_is_seen_while_it_is_made(editor, server):
     editor.open(template(server, FLAGSHIP))
-    editor.set("MirrorEdit", "seed", 77)
+    editor.set("MirrorEdit", "seed", 76 + editor.nodes_2)
     editor.page.evaluate("""() => { window.previews = 0;
         app.api.addEventListener('b_preview', () => window.previews++); }""")
     editor.run()
@@ -134,7 +133,7 @@ def test_an_error_is_told_in_its_sentence(editor, server):
 @MODES
 def test_interrupt_and_run_again(editor, server):
     editor.open(template(server, FLAGSHIP))
-    editor.set("MirrorEdit", "seed", 78)
+    editor.set("MirrorEdit", "seed", 78 + editor.nodes_2)
     editor.set("MirrorEdit", "steps", 500)
     editor.press_run()
     for _ in range(120):

@@ -7,13 +7,12 @@ import torch
 from demo.graphs import FILES, SHEETS, shipped
 from demo.graphs.box import box
 from harness.blueprint import to_blueprint
-from harness.editor import SCREEN, to_ui
+from harness.editor import READABLE, SCREEN, to_ui
 from harness.environment import ROOT
 from mirror_ops.measure.metrics import psnr
 
 FOLDER = ROOT / "workflows"
 MOST, LARGE = 12, {"texture_then_geometry": 19}     # nodes of a template, and of the one that shows two edits in turn
-READABLE = .6                                       # zoom of the view; the editor draws no text below .57
 
 
 def read(name: str) -> dict:

@@ -26,6 +26,7 @@ class Graph:
         self.titles: dict[str, str] = {}
         self.groups: dict[str, list[str]] = {}
         self.wide: dict[str, int] = {}
+        self.labels: dict[tuple[str, str], str] = {}
         self.group = PICTURE
 
     def add(self, node: str, title: str | None = None, **inputs) -> str:
@@ -37,7 +38,7 @@ class Graph:
         return key
 
     def sheet(self, note: str, **more) -> Sheet:
-        return Sheet(self.nodes, self.titles, self.groups, [note], wide=self.wide, **more)
+        return Sheet(self.nodes, self.titles, self.groups, [note], wide=self.wide, labels=self.labels, **more)
 
 
 class Start(NamedTuple):
@@ -69,7 +70,9 @@ def start_own(g: Graph) -> Start:
 def words(g: Graph, clip: list, *texts: tuple[str, object]) -> list[list]:
     """A prompt for each (title, text)."""
     g.group = WORDS
-    return [[g.add("CLIPTextEncode", title, clip=clip, text=text), 0] for title, text in texts]
+    keys = [g.add("CLIPTextEncode", title, clip=clip, text=text) for title, text in texts]
+    g.labels |= {(key, "text"): title for key, (title, _) in zip(keys, texts, strict=True)}
+    return [[key, 0] for key in keys]
 
 
 def before_and_after(g: Graph, s: Start) -> list[list]:
@@ -111,7 +114,6 @@ def pasted(g: Graph, edit: str, vae, original, mask: int) -> list:
 
 
 def saved(g: Graph, picture, title: str = "edit") -> None:
-    g.group = COMPARE
     g.add("SaveImage", title, images=picture, filename_prefix="mirror/" + title.replace(" ", "-"))
 
 
