@@ -48,6 +48,20 @@ class EditDirection:
             raise ValueError(f"The direction has {self.delta.shape[1]} tokens and the prompt only {tokens}.")
         return torch.nn.functional.pad(self.delta, (0, 0, 0, missing))
 
+    def for_pooled(self, pooled: Tensor) -> Tensor | float:
+        """What to add to a pooled prompt [..., width], on its device: 0 if the direction has no pooled part.
+
+        Raises ValueError if the direction comes from another text encoder.
+        """
+        if self.pooled is None:
+            return 0.0
+        if self.pooled.shape[-1] != pooled.shape[-1]:
+            raise ValueError(
+                f"The direction has {self.pooled.shape[-1]} pooled numbers and the prompt {pooled.shape[-1]}: they "
+                "come from different text encoders. Make the direction with this model's CLIP."
+            )
+        return self.pooled.to(pooled)
+
 
 def ramped(strength: float, ramp: float, until: float, progress: float) -> float:
     """How much of an edit to add at `progress` (0 ... 1) of the walk: strength + ramp x progress, and from `until` on

@@ -39,8 +39,8 @@ def asked_for(source: Conditioning, target: Conditioning, strength: float, direc
     if any(p is None for p in pooled):
         return made
     change = pooled[1] - pooled[0]
-    if direction is not None and direction.pooled is not None:
-        change = change + direction.pooled.to(change)
+    if direction is not None:
+        change = change + direction.for_pooled(change)
     return with_pooled(made, pooled[0] + strength * change)
 
 

@@ -180,8 +180,9 @@ def _halfway(entry: list) -> float:
 
 def _moved(entry: list, amount: float, direction: EditDirection) -> list:
     text, options = entry
-    if direction.pooled is not None and options.get("pooled_output") is not None:
-        options = {**options, "pooled_output": options["pooled_output"] + amount * direction.pooled.to(text)}
+    pooled = options.get("pooled_output")
+    if pooled is not None:
+        options = {**options, "pooled_output": pooled + amount * direction.for_pooled(pooled)}
     return [text + amount * direction.for_tokens(*text.shape[1:]).to(text), options]
 
 

@@ -22,6 +22,7 @@ from .attach import SharedNoise, supply
 from .branches import Branch, marked
 from .compatibility import check_no_step_cache, wants_negative
 from .conditioning import PART, Conditioning, split, stepwise, text_of, token_counts, with_pooled_by_step
+from .families import check_supported
 from .out_of_place import differentiable
 from .progress import Progress
 from .values import check_fits, check_result
@@ -216,6 +217,7 @@ def run(
     model's CLIP, and for models that skip passes; and for a result that is not finite.
     """
     check_no_step_cache(model.model_options)
+    check_supported(model, latent)
     check_fits(model, prompts, latent)
     patcher, count = model.clone(), Count()
     count.attach(patcher)

@@ -27,30 +27,46 @@ def check_inputs(inputs: list, given: dict) -> None:
     """
     for put in inputs:
         value = given.get(put.id)
-        if value is None:
+        if value is None and put.optional:
             continue
-        if isinstance(put, io.DynamicCombo.Input):
-            chosen = next((option for option in put.options if option.key == value.get(put.id)), None)
-            check_inputs(chosen.inputs if chosen else [], value)
+        if isinstance(put, io.DynamicCombo.Input):  # the host leaves out a choice that it does not know
+            chosen = (value or {}).get(put.id)
+            _check_choice(put, chosen, [option.key for option in put.options])
+            check_inputs(next(option for option in put.options if option.key == chosen).inputs, value)
+        elif value is None:
+            raise ValueError(
+                f"`{put.id}` is empty: the node that it comes from has nothing to give, such as a checkpoint without a "
+                "VAE or CLIP. Connect one that has."
+            )
         elif isinstance(put, io.Int.Input | io.Float.Input):
             _check_number(put, value)
         elif isinstance(put, io.Combo.Input):
-            _check_choice(put, value)
+            _check_choice(put, value, put.options)
         else:
             check_finite(value, f"`{put.id}`")
-            if isinstance(put, io.Latent.Input) and isinstance(value.get("noise_mask"), Tensor):
-                check_mask(value["noise_mask"], value["samples"], f"the noise mask of `{put.id}`")
+            if isinstance(put, io.Latent.Input):
+                _check_latent(put, value)
 
 
 def _check_number(put, value: float) -> None:
     low, high = (-math.inf if put.min is None else put.min), (math.inf if put.max is None else put.max)
     if not (math.isfinite(value) and low <= value <= high):
         raise ValueError(f"`{put.id}` takes a number from {low:g} to {high:g}, not {value:g}.")
+    if isinstance(put, io.Int.Input) and value != int(value):
+        raise ValueError(f"`{put.id}` takes a whole number, not {value:g}.")
 
 
-def _check_choice(put, value: str) -> None:
-    if put.options and value not in put.options:
-        raise ValueError(f"`{put.id}` cannot be {value!r}. It is one of: {', '.join(map(str, put.options))}.")
+def _check_choice(put, value: str | None, options: list) -> None:
+    if options and value not in options:
+        said = "what it is set to" if value is None else repr(value)
+        raise ValueError(f"`{put.id}` cannot be {said}. It is one of: {', '.join(map(str, options))}.")
+
+
+def _check_latent(put, value: dict) -> None:
+    if not isinstance(value.get("samples"), Tensor):
+        raise ValueError(f"`{put.id}` has no picture in it. Connect a VAE Encode or an empty latent of still pictures.")
+    if isinstance(value.get("noise_mask"), Tensor):
+        check_mask(value["noise_mask"], value["samples"], f"the noise mask of `{put.id}`")
 
 
 def check_finite(value: object, name: str) -> None:

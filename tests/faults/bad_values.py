@@ -27,14 +27,8 @@ def text(change):
 
 
 def field(name: str, change):
-    """One field of a MIRROR, direction or code, past the checks of its constructor."""
-    def changed(given):
-        made = object.__new__(type(given))
-        values = {f.name: getattr(given, f.name) for f in dataclasses.fields(given)}
-        for key, value in {**values, name: change(values[name])}.items():
-            object.__setattr__(made, key, value)
-        return made
-    return changed
+    """One field of a MIRROR, direction or code; what its constructor refuses never comes to a node."""
+    return lambda given: dataclasses.replace(given, **{name: change(getattr(given, name))})
 
 
 LATENTS = {
@@ -84,9 +78,12 @@ LEVELS = {
 MIRRORS = {
     "nan prompts": field("embeddings", lambda x: first(x, NAN)),
     "nan latents": field("latents", lambda x: first(x, NAN)),
-    "another CLIP's": field("source", lambda x: x[..., :48]), "two pictures": field("latents", lambda x: x.repeat(
-        1, 2, 1, 1, 1)), "fewer steps": field("embeddings", lambda x: x[:1]),
-    "more channels": field("latents", lambda x: x.repeat(1, 1, 4, 1, 1)), "three masks": field(
+    "another CLIP's": field("source", lambda x: x[..., :48]), "two pictures": lambda x: dataclasses.replace(
+        x, latents=x.latents.repeat(1, 2, 1, 1, 1), reconstruction=x.reconstruction.repeat(1, 2, 1, 1, 1)),
+    "fewer steps": field("embeddings", lambda x: x[:1]),
+    "more channels": lambda x: dataclasses.replace(
+        x, latents=x.latents.repeat(1, 1, 4, 1, 1), reconstruction=x.reconstruction.repeat(1, 1, 4, 1, 1)),
+    "three masks": field(
         "mask", lambda _: torch.ones(3, 1, 8, 8)),
 }
 DIRECTIONS = {

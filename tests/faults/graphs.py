@@ -13,7 +13,7 @@ SMALL = {  # what keeps a node quick, or what it needs to work at all
     "steps": 2, "iterations": 1, "inner_steps": 1, "views": 1, "trials": 1, "tile": 32, "scheduler": "simple",
     "source_cfgs": "1", "cfgs": "2", "strengths": "1", "source_text": SOURCE, "target_text": TARGET, "text": SOURCE,
     "words": "cat", "mask_words": "cat", "model": "nowhere", "denoise": 1.0, "first_step": 0, "first_layer": 0,
-    "filename_prefix": "faults/made", "count": 2, "draws": 1,
+    "sentences": "as given", "filename_prefix": "faults/made", "count": 2, "draws": 1,
 }
 LEFT_OUT = {"sigmas", "decoder", "decoder_negative", "edit_model"}  # valid, but they replace what is to be tried
 FILES = {"MirrorLoadTrajectory": "trajectory", "MirrorLoadDirection": "direction", "CycleDiffusionLoad": "noises"}

@@ -2,7 +2,6 @@
 pass through the network."""
 
 import random
-import re
 from collections import Counter
 
 import pytest
@@ -13,12 +12,11 @@ from harness.results import GraphFailed, GraphRejected
 
 from . import bad_values
 from .graphs import SMALL, Around, counted
+from .verdict import defect
 
 pytestmark = pytest.mark.faults
 NODES = sorted(file.stem for file in (ROOT / "web" / "docs").glob("*.md"))  # each has its help page
 SEED, PAIRS = 12, 14
-OF_TORCH = re.compile(r"[Tt]ensor\b|size mismatch|NoneType|object has no|dtype|index \d+|broadcast|KeyError|expected ")
-AFTER_WORK = ("left the finite numbers", "is not finite", "not finite in iteration")  # only a walk can show that
 
 
 def inputs_of(described: dict):
@@ -86,28 +84,12 @@ def end(host, name: str, described: dict, changes: list[tuple]) -> tuple[str, st
         return "refused by the host", str(refusal)
     except GraphFailed as failure:
         wrong = defect(failure, len(passes))
-        return ("DEFECT", f"{wrong}: {failure}") if wrong else ("refused", failure.text)
+        where = failure.trace.rsplit("File ", 1)[-1].split("\n")[0]
+        return ("DEFECT", f"{wrong}: {str(failure)[:400]}\n{where}") if wrong else ("refused", failure.text)
     for value in run.outputs.get(node, []):
         if not finite(value):
             return "DEFECT", "gives numbers that are not finite"
     return "ran", ""
-
-
-def defect(failure: GraphFailed, passes: int) -> str:
-    """What is wrong with a refusal; empty if nothing is."""
-    if not failure.node_type.startswith(("Mirror", "Cycle", "Redescribed", "Prompt", "CLIPDomain")):
-        return ""  # the stand-in that makes the bad value could not
-    if ": ValueError: " not in str(failure):
-        return "not a sentence of the pack's"
-    if str(ROOT) not in failure.trace.rsplit("File ", 1)[-1]:
-        return "raised outside the pack"
-    if "\n" in failure.text or len(failure.text) > 500 or not failure.text.endswith((".", "?")):
-        return "not one sentence"
-    if OF_TORCH.search(failure.text):
-        return "not plain words"
-    if passes and not any(words in failure.text for words in AFTER_WORK):
-        return f"only after {passes} passes"
-    return ""
 
 
 def finite(value) -> bool:
@@ -145,7 +127,7 @@ def test_bad_inputs_end_well(host, info, ends, name):
         kind, said = end(host, name, info[name], changes)
         ends[kind] += 1
         if kind == "DEFECT":
-            defects.append(f"{[(key, how, repr(what)[:30]) for key, how, what in changes]}: {said[-700:]}")
+            defects.append(f"{[(key, how, repr(what)[:30]) for key, how, what in changes]}: {said}")
     assert not defects, f"{len(defects)} defects of {name}:\n" + "\n\n".join(defects)
 
 

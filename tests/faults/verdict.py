@@ -1,0 +1,26 @@
+"""What a clear refusal is."""
+
+import re
+
+from harness.environment import ROOT
+from harness.results import GraphFailed
+
+OF_TORCH = re.compile(r"[Tt]ensor\b|size mismatch|NoneType|object has no|dtype|index \d+|broadcast|KeyError|expected ")
+AFTER_WORK = ("left the finite numbers", "is not finite", "not finite in iteration")  # only a walk can show that
+
+
+def defect(failure: GraphFailed, passes: int) -> str:
+    """What is wrong with a refusal; empty if nothing is."""
+    if not failure.node_type.startswith(("Mirror", "Cycle", "Redescribed", "Prompt", "CLIPDomain")):
+        return ""  # the stand-in that makes the bad value could not
+    if ": ValueError: " not in str(failure):
+        return "not a sentence of the pack's"
+    if str(ROOT) not in failure.trace.rsplit("File ", 1)[-1]:
+        return "raised outside the pack"
+    if "\n" in failure.text or len(failure.text) > 500 or not failure.text.endswith((".", "?")):
+        return "not one sentence"
+    if OF_TORCH.search(failure.text):
+        return "not plain words"
+    if passes and not any(words in failure.text for words in AFTER_WORK):
+        return f"only after {passes} passes"
+    return ""
