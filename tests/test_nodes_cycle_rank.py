@@ -5,7 +5,7 @@ import torch
 
 from harness import tiny
 from harness.judge import eye
-from harness.results import GraphFailed
+from harness.results import GraphFailed, GraphRejected
 from harness.tiny import Scene, give
 
 WORDS = "a photo of a cat", "a photo of a red dog"
@@ -73,7 +73,7 @@ def test_every_candidate_is_scored_and_the_best_is_what_comes_out(run_graph):
 def test_bad_lists_and_missing_words_are_refused(run_graph, change, message):
     scene = Judged()
     scene.rank(**change)
-    with pytest.raises(GraphFailed, match=message):
+    with pytest.raises(GraphRejected, match=message):
         run_graph(scene)
 
 
@@ -81,7 +81,7 @@ def test_guidance_in_the_list_needs_a_negative(run_graph):
     scene = Judged()
     made = scene.rank()
     del scene[made.id]["inputs"]["negative"]
-    with pytest.raises(GraphFailed, match="needs a negative prompt"):
+    with pytest.raises(GraphRejected, match="needs a negative prompt"):
         run_graph(scene)
 
 

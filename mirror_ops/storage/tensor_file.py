@@ -51,7 +51,9 @@ class FileKind:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
             facts = json.loads(header["meta"])
         except (SafetensorError, OSError, KeyError, json.JSONDecodeError, RecursionError) as error:
-            raise ValueError(f"{file_name} is damaged or no safetensors file: {_reason(error)}") from error
+            raise ValueError(
+                f"{file_name} is damaged or no safetensors file ({_reason(error)}). Copy it anew, or make it again."
+            ) from error
         self._check_tensors(tensors, file_name)
         if not isinstance(facts, dict):
             raise ValueError(f"{file_name} is damaged: it does not say how the {self.noun} was made.")

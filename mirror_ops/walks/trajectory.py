@@ -71,7 +71,8 @@ def load_mirror(path: str | Path) -> Mirror:
     try:
         return Mirror(**tensors, provenance=Provenance.from_facts(facts))
     except ValueError as error:
-        raise ValueError(f"{Path(path).name} is damaged: {error}") from error
+        reason = str(error).rstrip(".")
+        raise ValueError(f"{Path(path).name} is damaged ({reason}). Copy it anew, or make it again.") from error
 
 
 def cpu(x: Tensor | None) -> Tensor | None:

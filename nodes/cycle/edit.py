@@ -13,7 +13,8 @@ from ...mirror_ops.walks.precision import seen_in
 from ..host import families
 from ..host.branches import Branch
 from ..host.denoiser import Walk, run
-from ..host.prompts import prompts_at
+from ..host.files import problem
+from ..host.prompts import ABSENT, check_negative, prompts_at
 from ..host.solver import denoiser_of, solver_context
 from ..host.values import mask_at
 from ..reports import shown
@@ -74,6 +75,10 @@ class CycleDiffusionEdit(io.ComfyNode):
                 ReportType.Output(display_name="report", tooltip="What changed, and its cost; for Mirror Report."),
             ],
         )
+
+    @classmethod
+    def validate_inputs(cls, source_cfg, cfg, negative=ABSENT):
+        return problem(check_negative, negative, source_cfg, cfg)
 
     @classmethod
     def execute(

@@ -17,8 +17,9 @@ from ..host import families
 from ..host.branches import Branch
 from ..host.conditioning import pooled_of, text_of
 from ..host.denoiser import Walk, run
+from ..host.files import problem
 from ..host.identity import identity
-from ..host.prompts import prompts_at
+from ..host.prompts import ABSENT, check_negative, prompts_at
 from ..host.solver import denoiser_of, solver_context
 from ..host.values import SEEDS, mask_at
 from ..types import MirrorType, category
@@ -149,6 +150,10 @@ class CycleDiffusionEncode(io.ComfyNode):
                 ),
             ],
         )
+
+    @classmethod
+    def validate_inputs(cls, cfg, negative=ABSENT):
+        return problem(check_negative, negative, cfg)
 
     @classmethod
     def execute(

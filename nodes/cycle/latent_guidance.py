@@ -28,7 +28,7 @@ from ..host.denoiser import Walk, run
 from ..host.files import check_prefix, own_file, problem
 from ..host.identity import identity, marks
 from ..host.noises import GivenNoise, empty_latent, noise_spread
-from ..host.prompts import prompts_at
+from ..host.prompts import ABSENT, check_negative, prompts_at
 from ..host.values import SEEDS
 from ..reports import shown
 from ..types import category
@@ -101,8 +101,9 @@ class MirrorLatentGuidance(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, resume=""):
-        return problem(check_prefix, resume or "mirror/walk")
+    def validate_inputs(cls, cfg, negative=ABSENT, resume=""):
+        named = problem(check_prefix, resume or "mirror/walk")
+        return problem(check_negative, negative, cfg) if named is True else named
 
     @classmethod
     def execute(

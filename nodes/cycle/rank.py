@@ -1,5 +1,6 @@
 """CycleDiffusionRank: many edits of one picture, and the one that CLIP says went where the words went."""
 
+import math
 from itertools import product
 from typing import NamedTuple
 
@@ -14,7 +15,8 @@ from ..host import families
 from ..host.branches import Branch
 from ..host.clip_space import check_belong, image_embedding, text_embedding
 from ..host.denoiser import Walk, run
-from ..host.prompts import prompts_at
+from ..host.files import problem
+from ..host.prompts import ABSENT, check_negative, prompts_at
 from ..host.solver import denoiser_of, solver_context
 from ..reports import shown
 from ..types import category
@@ -76,6 +78,16 @@ class CycleDiffusionRank(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, source_text, target_text, source_cfgs, cfgs, strengths, negative=ABSENT):
+        texts = [problem(_check_text, text, name) for text, name in ((source_text, "source"), (target_text, "target"))]
+        numbers = [problem(_numbers, source_cfgs, "source_cfgs"), problem(_numbers, cfgs, "cfgs"),
+                   problem(_strengths, strengths)]
+        wrong = next((found for found in (*texts, *numbers) if found is not True), True)
+        if wrong is True and None not in (source_cfgs, cfgs):
+            return problem(check_negative, negative, *_numbers(source_cfgs, "source_cfgs"), *_numbers(cfgs, "cfgs"))
+        return wrong
+
+    @classmethod
     def execute(
         cls, model, vae, image, source, target, clip_vision, clip, source_text, target_text, encoder, trials,
         source_cfgs, cfgs, strengths, steps, scheduler, negative=None,
@@ -103,9 +115,13 @@ class CycleDiffusionRank(io.ComfyNode):
         return io.NodeOutput(vae.decode(best), {"samples": best}, score, table, ui=shown(table))
 
 
-def _embedded(clip, text: str, name: str) -> Tensor:
+def _check_text(text: str, name: str) -> None:
     if not text.strip():
         raise ValueError(f"`{name}_text` is empty. Say in words what the {name} prompt says: the judge reads them.")
+
+
+def _embedded(clip, text: str, name: str) -> Tensor:
+    _check_text(text, name)
     return text_embedding(clip, text)
 
 
@@ -115,7 +131,7 @@ def _numbers(text: str, name: str) -> list[float]:
         found = list(dict.fromkeys(float(part) for part in text.split(",") if part.strip()))
     except ValueError:
         found = []
-    if not found or min(found) < 0:
+    if not found or not 0 <= min(found) <= max(found) < math.inf:
         raise ValueError(f"`{name}` takes numbers with commas between them, such as 1, 2, 3.5; not {text!r}.")
     return found
 

@@ -13,6 +13,11 @@ from .values import check_finite
 
 PAPERS = "papers (50: 981, ..., 21, 1)"
 SCHEDULERS = [*comfy.samplers.SCHEDULER_NAMES, PAPERS]
+NO_PICTURES = {  # kinds of the host whose latents have the shape of a picture's
+    "ACEStep": "sound", "TripoSplat": "solid objects", "SVD_img2vid": "a video of a picture",
+    "Stable_Zero123": "views of a picture", "SD_X4Upscaler": "a larger picture of a small one",
+    "SAM3": "masks of a picture", "RT_DETR_v4": "boxes on a picture", "DepthAnything3": "depths of a picture",
+}
 UNSUPPORTED = ("IMG_TO_IMG", "IMG_TO_IMG_FLOW", "V_PREDICTION_DDPM")  # by name: older hosts lack some
 
 
@@ -29,6 +34,9 @@ def check_supported(model: ModelPatcher, latent: Tensor) -> None:
     for kind in (model.model.model_type.name, sampling_kind(model)):
         if kind in UNSUPPORTED:
             raise ValueError(f"{name} ({kind}) does not predict the noise in a picture, so nothing can be inverted.")
+    for kind in type(model.model).__mro__:
+        if kind.__name__ in NO_PICTURES:
+            raise ValueError(f"{name} makes {NO_PICTURES[kind.__name__]}. Use a model that makes pictures of a text.")
     if latent_format.latent_dimensions == 3:
         raise ValueError(
             f"{name} keeps its pictures as video latents of five dimensions, which cannot be walked here. Use a model "

@@ -5,6 +5,15 @@ from ...mirror_ops.walks.provenance import Side
 from ...mirror_ops.walks.slerp import slerp
 from .conditioning import Conditioning, check_batch, text_of, with_text
 
+ABSENT = "nothing is connected"  # the default of an input in validate_inputs, where one by wire is None
+
+
+def check_negative(negative: str | None, *cfgs: float | None) -> None:
+    """Raises ValueError if a cfg needs a negative prompt and none is connected; for `validate_inputs`."""
+    cfg = next((cfg for cfg in cfgs if cfg not in (None, 1)), 1)
+    if negative == ABSENT and cfg != 1:
+        raise ValueError(f"cfg {cfg:g} needs a negative prompt to guide away from. Connect `negative`, or use cfg 1.")
+
 
 def prompts_at(
     cfg: float, positive: Conditioning, negative: Conditioning | None, batch: int

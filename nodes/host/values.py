@@ -16,7 +16,6 @@ from torch import Tensor
 
 SEEDS = {"min": 0, "max": 2**64 - 1}  # as wide as those of the stock nodes
 TEXT_LAYERS = ("context_embedder", "txt_in", "cap_embedder.1", "cond_seq_linear")  # SD3, Flux and Chroma, Lumina, Aura
-SIZES = ("adm_in_channels", "vec_in_dim")  # what a network's configuration calls the width of its pooled input
 
 
 def check_inputs(inputs: list, given: dict) -> None:
@@ -170,8 +169,10 @@ def _layer(network: torch.nn.Module, path: str):
 
 def pooled_width(model) -> int | None:
     """How many numbers the network reads beside the text, sizes included; None if none."""
-    told = model.model.model_config.unet_config
-    return next((told[name] for name in SIZES if isinstance(told.get(name), int)), None)
+    flux = _layer(model.model.diffusion_model, "vector_in.in_layer")
+    if flux is not None:
+        return getattr(flux, "in_features", None)
+    return model.model.model_config.unet_config.get("adm_in_channels") or None
 
 
 def _pooled_input(model, name: str, options: dict, latent: Tensor) -> Tensor | None:

@@ -9,7 +9,8 @@ from torch import Tensor
 from ...mirror_ops.inversion.solvers import Bdia, Edict, EditFriendly, SolverContext
 from ..host import families
 from ..host.denoiser import Walk, run
-from ..host.prompts import prompts_at
+from ..host.files import problem
+from ..host.prompts import ABSENT, check_negative, prompts_at
 from ..host.solver import denoiser_of, replay, solver_context
 from ..host.values import SEEDS
 from ..types import category
@@ -92,6 +93,10 @@ class MirrorExactInvert(io.ComfyNode):
                 io.Sigmas.Output(display_name="sigmas", tooltip="The noise levels walked."),
             ],
         )
+
+    @classmethod
+    def validate_inputs(cls, cfg, negative=ABSENT):
+        return problem(check_negative, negative, cfg)
 
     @classmethod
     def execute(

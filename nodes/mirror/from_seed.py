@@ -11,9 +11,10 @@ from ..host import families
 from ..host.branches import Branch
 from ..host.conditioning import pooled_of, text_of
 from ..host.denoiser import Walk, run
+from ..host.files import problem
 from ..host.identity import identity
 from ..host.noises import empty_latent, noisy_start, seeded_noise
-from ..host.prompts import prompts_at
+from ..host.prompts import ABSENT, check_negative, prompts_at
 from ..host.values import mask_at
 from ..types import MirrorType, category
 
@@ -50,6 +51,10 @@ class MirrorFromSeed(io.ComfyNode):
                 io.Sigmas.Output(display_name="sigmas", tooltip="The noise levels walked."),
             ],
         )
+
+    @classmethod
+    def validate_inputs(cls, cfg, negative=ABSENT):
+        return problem(check_negative, negative, cfg)
 
     @classmethod
     def execute(cls, model, positive, latent, seed, steps, scheduler, cfg, negative=None) -> io.NodeOutput:

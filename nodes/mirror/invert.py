@@ -23,8 +23,9 @@ from ..host import families
 from ..host.branches import Branch
 from ..host.conditioning import Conditioning, pooled_of, scheduled, text_of
 from ..host.denoiser import Count, Walk, run
+from ..host.files import problem
 from ..host.identity import identity
-from ..host.prompts import prompts_for
+from ..host.prompts import ABSENT, check_negative, prompts_for
 from ..host.values import mask_at
 from ..types import MirrorType, RewriterType, category
 
@@ -53,6 +54,10 @@ class RedescribedDDIMInvert(io.ComfyNode):
             inputs=_inputs(),
             outputs=_outputs(),
         )
+
+    @classmethod
+    def validate_inputs(cls, cfg, negative=ABSENT, rewriter=ABSENT):
+        return rewriter != ABSENT or problem(check_negative, negative, cfg)  # some rewriters bring a negative
 
     @classmethod
     def execute(

@@ -2,7 +2,7 @@
 
 import torch
 
-from harness.tiny import GAIN, UNET, WIDTH, gentle, patcher
+from harness.tiny import GAIN, UNET, WIDTH, fill, patcher
 
 FLOW = {"multiplier": 1.0, "shift": 1.5}
 
@@ -13,7 +13,8 @@ def made(base_class, config_class, config: dict, last, seed: int, extra: dict | 
     options = kind(config)
     options.set_inference_dtype(torch.float32, None)
     model = base_class(options, device=torch.device("cpu"))
-    gentle(model.diffusion_model, last(model.diffusion_model), seed, GAIN)
+    fill(model.diffusion_model, seed)
+    last(model.diffusion_model).weight.data.mul_(GAIN)
     return patcher(model)
 
 
@@ -43,7 +44,8 @@ def lumina(seed: int = 0, **changes):
 
 
 def z_image(seed: int = 0):
-    return lumina(seed, z_image_modulation=True, pad_tokens_multiple=32, time_scale=1000.0)
+    size = {"dim": 256, "n_heads": 8, "n_kv_heads": 8}
+    return lumina(seed, **size, z_image_modulation=True, pad_tokens_multiple=32, time_scale=1000.0)
 
 
 def chroma(seed: int = 0):

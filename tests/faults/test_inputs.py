@@ -12,7 +12,7 @@ from harness.results import GraphFailed, GraphRejected
 
 from . import bad_values
 from .graphs import SMALL, Around, counted
-from .verdict import defect
+from .verdict import defect, told
 
 pytestmark = pytest.mark.faults
 NODES = sorted(file.stem for file in (ROOT / "web" / "docs").glob("*.md"))  # each has its help page
@@ -84,8 +84,7 @@ def end(host, name: str, described: dict, changes: list[tuple]) -> tuple[str, st
         return "refused by the host", str(refusal)
     except GraphFailed as failure:
         wrong = defect(failure, len(passes))
-        where = failure.trace.rsplit("File ", 1)[-1].split("\n")[0]
-        return ("DEFECT", f"{wrong}: {str(failure)[:400]}\n{where}") if wrong else ("refused", failure.text)
+        return ("DEFECT", f"{wrong}: {told(failure)}") if wrong else ("refused", failure.text)
     for value in run.outputs.get(node, []):
         if not finite(value):
             return "DEFECT", "gives numbers that are not finite"
@@ -128,7 +127,7 @@ def test_bad_inputs_end_well(host, info, ends, name):
         ends[kind] += 1
         if kind == "DEFECT":
             defects.append(f"{[(key, how, repr(what)[:30]) for key, how, what in changes]}: {said}")
-    assert not defects, f"{len(defects)} defects of {name}:\n" + "\n\n".join(defects)
+    assert not defects, f"{len(defects)} defects of {name}:\n" + "\n".join(defects)
 
 
 def test_no_node_is_left_out_and_the_inputs_are_many(host, info):

@@ -20,6 +20,11 @@ def samples(run, output, slot=0):
     return run.outputs[output.id][slot]["samples"]
 
 
+def apart(a, b) -> float:
+    """Relative rms distance."""
+    return ((a - b).norm() / b.norm()).item()
+
+
 @pytest.mark.parametrize("kind", WALKED)
 def test_a_picture_comes_back_and_is_edited(run_graph, figures, kind):
     make, channels = WALKED[kind]
@@ -34,9 +39,9 @@ def test_a_picture_comes_back_and_is_edited(run_graph, figures, kind):
                      guider=guider())
     run = run_graph(scene)
     picture = run.outputs[scene.latent[0]][0]["samples"]
-    assert torch.allclose(samples(run, same), samples(run, mirror, 4), atol=1e-4)
-    assert torch.isfinite(samples(run, edited)).all() and not torch.allclose(samples(run, edited), samples(run, same))
-    assert torch.allclose(samples(run, back), picture, atol=1e-4)
+    assert apart(samples(run, same), samples(run, mirror, 4)) < 1e-4
+    assert torch.isfinite(samples(run, edited)).all() and apart(samples(run, edited), samples(run, same)) > 1e-3
+    assert apart(samples(run, back), picture) < 1e-5
     figures(f"{kind}: mirror returns to {run.outputs[mirror.id][2].displacement[-1].item():.3f} of the picture")
 
 
@@ -46,27 +51,41 @@ def shape_of(latent_format) -> list[int]:
 
 
 def described(config_class):
-    """A model of that kind without its network, as the loader makes it; None for what is no diffusion model."""
+    """A model of that kind without its network, as the loader makes it; None where that takes weights to look at."""
     import comfy.model_patcher
-    config = config_class({**config_class.unet_config, "disable_unet_model_creation": True})
     try:
+        config = config_class({**config_class.unet_config, "disable_unet_model_creation": True})
         model = config.get_model({}, "", device=torch.device("cpu"))
-    except Exception as error:  # noqa: BLE001 (whatever a loader of another kind raises without its weights)
-        return repr(error)
+    except (KeyError, RuntimeError, TypeError, AttributeError, IndexError, StopIteration, ValueError):
+        return None
     return comfy.model_patcher.ModelPatcher(model, torch.device("cpu"), torch.device("cpu"))
+
+
+# Kinds whose latents are pictures. Those that are not walked above are told at their prompts, before any pass, if they
+# read a text in another way than as one embedding (`denoiser.Prompt`).
+PICTURES = set("""SD15 SD20 SD21UnclipL SD21UnclipH SDXLRefiner SDXL SSD1B KOALA_700M KOALA_1B Segmind_Vega SD3 AuraFlow
+    SD15_instructpix2pix SDXL_instructpix2pix Stable_Cascade_C Stable_Cascade_B PixArtAlpha PixArtSigma HunyuanDiT
+    HunyuanDiT1 FluxInpaint Flux LongCatImage FluxSchnell HunyuanImage21 ZImagePixelSpace ZImage PiD PixelDiTT2I Lumina2
+    HiDream HiDreamO1 Chroma ChromaRadiance Omnigen2 Boogu MageFlow Ideogram4 Flux2 Lens ErnieImage Kandinsky5Image""".split())
 
 
 def test_every_other_kind_is_refused_by_name(host, figures):
     import comfy.supported_models
     families = host.pack_module("nodes.host.families")
+    accepted, refused, wrong = set(), set(), []
     for config_class in comfy.supported_models.models:
-        patcher = described(config_class)
-        if isinstance(patcher, str):
-            print(config_class.__name__, "UNMADE", patcher[:100])
+        patcher, kind = described(config_class), config_class.__name__
+        if patcher is None:
             continue
-        model = patcher.model
         try:
-            families.check_supported(patcher, torch.zeros(shape_of(model.latent_format)))
-            print(config_class.__name__, type(model).__name__, model.model_type.name, "accepted")
+            families.check_supported(patcher, torch.zeros(shape_of(patcher.model.latent_format)))
+            accepted.add(kind)
         except ValueError as refusal:
-            print(config_class.__name__, type(model).__name__, model.model_type.name, "refused:", str(refusal)[:150])
+            refused.add(kind)
+            if type(patcher.model).__name__ not in str(refusal) or not str(refusal).endswith("."):
+                wrong.append(f"{kind}: {refusal}")
+        except Exception as error:  # noqa: BLE001 (whatever it is, it is no sentence)
+            wrong.append(f"{kind}: {error!r}")
+    figures(f"kinds of the host: {len(accepted)} of pictures, {len(refused)} refused by name")
+    assert not wrong, "\n" + "\n".join(wrong)
+    assert accepted - PICTURES == set() and len(refused) >= 40

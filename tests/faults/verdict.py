@@ -5,7 +5,9 @@ import re
 from harness.environment import ROOT
 from harness.results import GraphFailed
 
-OF_TORCH = re.compile(r"[Tt]ensor\b|size mismatch|NoneType|object has no|dtype|index \d+|broadcast|KeyError|expected ")
+OF_TORCH = re.compile(
+    r"Tensor\b|sizes? of tensor|mismatch|NoneType|object has no|dtype|index \d+ |broadcast|KeyError|mat1|xpected scalar"
+)
 AFTER_WORK = ("left the finite numbers", "is not finite", "not finite in iteration")  # only a walk can show that
 
 
@@ -24,3 +26,9 @@ def defect(failure: GraphFailed, passes: int) -> str:
     if passes and not any(words in failure.text for words in AFTER_WORK):
         return f"only after {passes} passes"
     return ""
+
+
+def told(failure: GraphFailed) -> str:
+    """The first line of what was said, and where it was raised."""
+    where = failure.trace.rsplit("File ", 1)[-1].split("\n")[0]
+    return f"{str(failure).splitlines()[0][:400]} | {where}"
