@@ -41,7 +41,7 @@ NEEDED = ("torch", "torchvision", "torchaudio", "torchmetrics", "torch_fidelity"
           "scipy", "spandrel", "sqlalchemy", "transformers", "yaml")
 
 
-FINDS = "import sys; from importlib.util import find_spec; sys.exit(not all(map(find_spec, sys.argv[1:])))"
+LACKING = "import sys; from importlib.util import find_spec; print(*(n for n in sys.argv[1:] if not find_spec(n)))"
 
 
 class SetupError(Exception):
@@ -203,16 +203,20 @@ def make_environment(folder: Path) -> None:
 
 
 def usable_environment(folder: Path) -> bool:
-    """Whether the host is there and the venv's Python starts and finds all it needs, without importing it (0.2 s).
+    """Whether the venv's Python starts: it stops doing so when the Python that it was made of is removed.
 
-    It stops starting when the Python that it was made of is removed.
+    Raises SetupError for one that starts but lacks something: it may be in use, so nobody removes it but the user.
     """
     try:
-        done = subprocess.run([venv_python(folder / "venv"), "-c", FINDS, *NEEDED], capture_output=True,
+        done = subprocess.run([venv_python(folder / "venv"), "-c", LACKING, *NEEDED], capture_output=True, text=True,
                               env=clean_environ())
     except OSError:
         return False
-    return done.returncode == 0 and is_host(folder / "ComfyUI")
+    lacking = done.stdout.split() + ["ComfyUI"] * (not is_host(folder / "ComfyUI"))
+    if done.returncode == 0 and lacking:
+        raise SetupError(f"The environment in {folder} lacks {', '.join(lacking)}. Remove that folder and run this "
+                         "again: it is then made anew.")
+    return done.returncode == 0
 
 
 def check_disk(folder: Path, gigabytes: float = GIGABYTES) -> None:

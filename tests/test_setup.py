@@ -106,14 +106,13 @@ def small(monkeypatch):
     return make
 
 
-def test_an_environment_that_lost_a_package_or_its_host_is_not_whole(tmp_path, small):
-    small(tmp_path)
-    assert environment.usable_environment(tmp_path)
-    (tmp_path / "ComfyUI" / "main.py").unlink()
-    assert not environment.usable_environment(tmp_path)
-    (tmp_path / "ComfyUI" / "main.py").write_text("")
-    shutil.rmtree(next((tmp_path / "venv").rglob("site-packages/pip")))
-    assert not environment.usable_environment(tmp_path)
+def test_an_environment_that_lost_a_package_or_its_host_is_named_and_left_alone(tmp_path, small):
+    folder = environment.made(tmp_path / "env", small, "environment", environment.usable_environment)
+    (folder / "ComfyUI" / "main.py").unlink()
+    shutil.rmtree(next((folder / "venv").rglob("site-packages/pip")))
+    with pytest.raises(SetupError, match="lacks pip, ComfyUI. Remove that folder and run this again"):
+        environment.made(folder, small, "environment", environment.usable_environment)
+    assert environment.venv_python(folder / "venv").exists(), "other processes may be using it"
 
 
 def test_a_complete_folder_that_no_longer_works_is_made_anew(tmp_path, small):

@@ -77,7 +77,7 @@ class CycleDiffusionEdit(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, source_cfg, cfg, negative=ABSENT):
+    def validate_inputs(cls, source_cfg, cfg, negative=ABSENT, encoder=None):
         return problem(check_negative, negative, source_cfg, cfg)
 
     @classmethod

@@ -152,7 +152,7 @@ class CycleDiffusionEncode(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, cfg, negative=ABSENT):
+    def validate_inputs(cls, cfg, negative=ABSENT, encoder=None):
         return problem(check_negative, negative, cfg)
 
     @classmethod

@@ -78,7 +78,7 @@ class CycleDiffusionRank(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, source_text, target_text, source_cfgs, cfgs, strengths, negative=ABSENT):
+    def validate_inputs(cls, source_text, target_text, source_cfgs, cfgs, strengths, negative=ABSENT, encoder=None):
         texts = [problem(_check_text, text, name) for text, name in ((source_text, "source"), (target_text, "target"))]
         numbers = [problem(_numbers, source_cfgs, "source_cfgs"), problem(_numbers, cfgs, "cfgs"),
                    problem(_strengths, strengths)]

@@ -70,8 +70,8 @@ def schedule_of(
     pooled, pooled_change = pooled_of(fit.positive), None
     if pooled is not None and mirror.pooled is not None:
         pooled_change = pooled.float().cpu() - mirror.pooled
-        if direction is not None and direction.pooled is not None:
-            pooled_change = pooled_change + direction.pooled
+        if direction is not None:
+            pooled_change = pooled_change + direction.for_pooled(pooled_change)
     kept = fit.rewritten if rewritten and mirror.provenance.rewrote_positive else written
     return EditSchedule(kept, change, amounts, cfgs, mirror.pooled, pooled_change)
 

@@ -95,7 +95,7 @@ class MirrorExactInvert(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, cfg, negative=ABSENT):
+    def validate_inputs(cls, cfg, negative=ABSENT, method=None):
         return problem(check_negative, negative, cfg)
 
     @classmethod

@@ -1,5 +1,6 @@
 """Graphs around one node of the pack: a valid value for each of its inputs, taken from its schema."""
 
+import sys
 from functools import cache
 
 import torch
@@ -69,9 +70,12 @@ class Around(Scene):
         direction = self.add("CLIPDomainDirection", clip=self.clip, source="a cat\na red cat",
                              target="a dog\na red dog", sentences="as given")
         energy = self.add("MirrorDemoEnergy", attribute="species", attribute__value="cat", weight=1.0)
+        edit = self.add("MirrorEdit", **self.grid, model=self.model, source=self.source, target=self.target,
+                        strength=1.0, latent=self.latent, settings="balanced", seed=1, region="auto")
+        report = sys.modules["nodes"].NODE_CLASS_MAPPINGS["MirrorEdit"].RETURN_TYPES.index("MIRROR_REPORT")
         rewriter = self.add("PromptRewriteOptimizer", method="none")
         self.links |= {"MIRROR": mirror(2), "MIRROR_CODE": code(4), "MIRROR_DIRECTION": direction(),
-                       "MIRROR_ENERGY": energy(), "MIRROR_REWRITER": rewriter()}
+                       "MIRROR_ENERGY": energy(), "MIRROR_REWRITER": rewriter(), "MIRROR_REPORT": edit(report)}
 
     def given(self, name: str, described: dict) -> dict:
         """Inputs with which the node runs (or, where it needs a language model, says that there is none)."""

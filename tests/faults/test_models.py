@@ -66,7 +66,8 @@ def described(config_class):
 PICTURES = set("""SD15 SD20 SD21UnclipL SD21UnclipH SDXLRefiner SDXL SSD1B KOALA_700M KOALA_1B Segmind_Vega SD3 AuraFlow
     SD15_instructpix2pix SDXL_instructpix2pix Stable_Cascade_C Stable_Cascade_B PixArtAlpha PixArtSigma HunyuanDiT
     HunyuanDiT1 FluxInpaint Flux LongCatImage FluxSchnell HunyuanImage21 ZImagePixelSpace ZImage PiD PixelDiTT2I Lumina2
-    HiDream HiDreamO1 Chroma ChromaRadiance Omnigen2 Boogu MageFlow Ideogram4 Flux2 Lens ErnieImage Kandinsky5Image""".split())
+    HiDream HiDreamO1 Chroma ChromaRadiance Omnigen2 Boogu MageFlow Ideogram4 Flux2 Lens ErnieImage
+    Kandinsky5Image""".split())
 
 
 def test_every_other_kind_is_refused_by_name(host, figures):
