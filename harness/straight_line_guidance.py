@@ -48,7 +48,7 @@ def ddim(x, e, level, following):
     return b.sqrt() * (x - (1 - a).sqrt() * e) / a.sqrt() + (1 - b).sqrt() * e
 
 
-def straight_line(network, mirror, edit, empty, latents, amount, cfg, cycle=False):
+def straight_line(network, mirror, edit, empty, latents, amount, cfg, cycle=False, strength=1.0):
     """The official loop: reference maps, gradient on the doubled latent, prediction, DDIM move."""
     sigmas, x = mirror.sigmas, mirror.latents[0] / (1 + mirror.sigmas[0] ** 2).sqrt()
     weights = {2: 0.9, 3: 0.72, 4: 0.576, 5: 0.4608}  # of twelve steps
@@ -68,9 +68,11 @@ def straight_line(network, mirror, edit, empty, latents, amount, cfg, cycle=Fals
         with torch.no_grad():
             reference = [m.clone() for m in network(torch.cat([recorded] * 2), sigma, kept)[1]]
         xin = torch.cat([x, x])
-        text = torch.cat([empty, mirror.embeddings[i] + edit - mirror.source])
+        change = edit - mirror.source
+        text = torch.cat([empty, mirror.embeddings[i] + strength * change])
         if cycle and i in weights:
-            xin = down(xin, kept, reference, amount * weights[i])
+            less = torch.cat([empty, mirror.embeddings[i] + (strength - 1) * change])
+            xin = down(xin, less, reference, amount * weights[i])
             xin = torch.cat([xin[1:]] * 2) if latents == PAPER else xin
         xin = down(xin, text, reference, amount)
         if latents == PAPER:

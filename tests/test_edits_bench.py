@@ -65,7 +65,7 @@ def test_every_method_is_tuned_with_the_same_budget(host):
     from bench.edit_methods.parts import TRIES
     untuned = (
         "floor", "ceiling", "ddim-cfg1", "pix2pix-zero-A", "pix2pix-zero-B", "pix2pix-zero-C", "pix2pix-zero-D",
-        "pix2pix-zero-code", *(name for name in METHODS if name.startswith(("ours-", "mirror-")) and not
+        "pix2pix-zero-code", *(name for name in METHODS if name.startswith(("ours-", "ours+", "mirror-")) and not
                                name.startswith(("mirror-paper", "mirror-caption"))))
     own = {"first_step", "strength", "cfg", "settings", "cfg_until", "cfg_after"}
     for name, method in METHODS.items():
@@ -174,6 +174,18 @@ def test_ours_is_edit_picture_as_it_comes(stage, cases, host):
     decoded = edit(stage, "ours-decoded", cases).pictures
     assert (ours.pictures - before).abs().amax(-1)[region == 0].max() == 0 < (decoded - before).abs().amax(-1)[
         region == 0].min()
+
+
+def test_every_control_acts_on_ours_at_no_reference_pass(stage, cases):
+    from bench.edit_methods import METHODS
+    from bench.edits_measure import alone
+    plain = edit(stage, "ours", cases[:1]).pictures
+    for name in (name for name in METHODS if name.startswith("ours+")):
+        picture, found = alone(stage, METHODS[name], METHODS[name].published, cases[0])
+        gradients = STEPS if name == "ours+guidance" else 0
+        assert found["backwards"] == gradients and found["forwards"] == 3 * STEPS + gradients, name
+        if name != "ours+masactrl":     # which begins after the third step
+            assert (picture - plain).abs().max() > 1e-3, name
 
 
 def test_flowedit_and_infedit_are_the_published_walks(stage, cases):

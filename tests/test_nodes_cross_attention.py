@@ -34,19 +34,21 @@ def outside(mirror, *texts):
 
 
 @pytest.mark.parametrize(
-    "latents, cycle, steps", [(PAPER, False, 5), (CODE, False, 5), (PAPER, True, 12), (CODE, True, 12)])
-def test_the_walk_is_the_papers(run_graph, latents, cycle, steps):
+    "latents, cycle, steps, strength",
+    [(PAPER, False, 5, 1.0), (CODE, False, 5, 1.0), (PAPER, True, 12, 1.0), (CODE, True, 12, 1.0),
+     (CODE, True, 12, 0.4)])
+def test_the_walk_is_the_papers(run_graph, latents, cycle, steps, strength):
     scene = Scene(steps=steps, scheduler="sgm_uniform")
     mirror = scene.invert(Scene.PAPER)
-    made = edited(scene, mirror, guided(scene, mirror, latents=latents, cycle=cycle)())
-    without = edited(scene, mirror, scene.model)
+    made = edited(scene, mirror, guided(scene, mirror, latents=latents, cycle=cycle)(), strength=strength)
+    without = edited(scene, mirror, scene.model, strength=strength)
     text = scene.text(EDIT)
     run = run_graph(scene)
     with torch.inference_mode(False):
         given = outside(run.outputs[mirror.id][2], run.outputs[text[0]][0], run.outputs[scene.empty[0]][0])
-        expected = straight_line(Network(), *given, latents, AMOUNT, CFG, cycle=cycle)
+        expected = straight_line(Network(), *given, latents, AMOUNT, CFG, cycle=cycle, strength=strength)
         neighbour = {"latents": latents, "cycle": False} if cycle else {"latents": {PAPER: CODE, CODE: PAPER}[latents]}
-        other = straight_line(Network(), *given, **neighbour, amount=AMOUNT, cfg=CFG)
+        other = straight_line(Network(), *given, **neighbour, amount=AMOUNT, cfg=CFG, strength=strength)
     found, unguided = (run.outputs[m.id][0]["samples"] * 0.18215 for m in (made, without))
     assert distance(found, expected) < 1e-4
     assert min(distance(unguided, expected), distance(other, expected)) > 1e-2

@@ -28,6 +28,14 @@ def edit_picture(g: Graph, w: Wires, settings: str = "", model: list | None = No
     return Made(None, picture=pasted(0), region=pasted(1))
 
 
+def controlled(g: Graph, w: Wires, control: str, settings: str = "", **inputs) -> Made:
+    """Edit Picture with one of the control nodes on its model, which reads the walk's own source side."""
+    words = {"clip": w.clip, "source_text": w.words_before, "target_text": w.words_after, "self_largest": w.cells // 2}
+    own = words if control == "MirrorPromptToPrompt" else {}
+    model = g.add(control, **{**defaults_of(w, control), "model": w.model, **own, **inputs})()
+    return edit_picture(g, w, settings, model)
+
+
 def flow_edit(g: Graph, w: Wires, source_cfg: float, cfg: float, denoise: float) -> Made:
     """Both sides guided away from no words, from a noise level below the highest on (Kulikov et al. 2024)."""
     return edit_picture(g, w, paste=False, region="everywhere", negative=w.empty, source_cfg=source_cfg, cfg=cfg,
@@ -46,6 +54,15 @@ METHODS = {
     "ours-bold": Method(edit_picture, {"settings": "bold"}, about="the preset `bold`"),
     "ours-decoded": Method(edit_picture, {"paste": False}, about="without the original's pixels put back"),
     "ours-everywhere": Method(edit_picture, {"paste": False, "region": "everywhere"}, about="without a region"),
+    "ours+guidance": Method(controlled, {"control": "MirrorCrossAttentionGuidance", "amount": .15},
+                            about="with cross-attention guidance of .15"),
+    "ours+p2p": Method(controlled, {"control": "MirrorPromptToPrompt", "cross_until": 1.0, "self_until": 0.0,
+                                    "cross_weight": .3}, about="with the source's cross-attention maps, weight .3"),
+    "ours+masactrl": Method(controlled, {"control": "MirrorMutualSelfAttention", "first_step": 20},
+                            about="with mutual self-attention from step 20"),
+    "ours+proximal": Method(controlled, {"control": "MirrorProximalGuidance"}, about="with proximal guidance"),
+    "ours+pull": Method(controlled, {"control": "MirrorInversionGuidance", "step_size": .5, "first_timestep": 600},
+                        about="with inversion guidance towards the noised picture, .5 from timestep 600"),
     "flowedit": Method(flow_edit, {"source_cfg": 3.5, "cfg": 13.5, "denoise": .66},
                        ({"source_cfg": 1.5, "cfg": 5.5, "denoise": .86},
                         {"source_cfg": 1.0, "cfg": 2.5, "denoise": .86},

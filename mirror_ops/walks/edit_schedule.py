@@ -47,6 +47,10 @@ class EditSchedule:
         """[B or 1, tokens, width] the prompt of the edit at step i."""
         return self.kept[i] + self.amounts[i] * self.change
 
+    def one_edit_less(self, i: int) -> Tensor:
+        """[B or 1, tokens, width] the same less one whole edit: what MirrorDiffusion's cycle loss asks for."""
+        return self.edited(i) - self.change
+
     def edited_pooled(self) -> Tensor | None:
         """[T, entries, B or 1, pooled width] the pooled prompt of the edit, or None for models without."""
         if self.pooled is None or self.pooled_change is None:

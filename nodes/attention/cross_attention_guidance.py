@@ -64,7 +64,7 @@ def _inputs() -> list:
         ),
         io.Boolean.Input(
             "cycle", default=False, optional=True, advanced=True,
-            tooltip="MirrorDiffusion's cycle loss: at four early steps the maps of the mirror's own prompt count too.",
+            tooltip="MirrorDiffusion's cycle loss: at four early steps the maps of the prompt less one edit count too.",
         ),
         io.Conditioning.Input(
             "source", optional=True, tooltip="The mirror's own prompt, if it holds more than text (a ControlNet)."

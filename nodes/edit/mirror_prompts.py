@@ -8,7 +8,7 @@ from torch import Tensor
 from ...mirror_ops.directions.direction import EditDirection
 from ...mirror_ops.walks.edit_schedule import EditSchedule
 from ...mirror_ops.walks.trajectory import Mirror
-from ..host.branches import Branch
+from ..host.branches import ONE_EDIT_LESS, Branch
 from ..host.conditioning import (
     Conditioning,
     as_negative,
@@ -135,6 +135,8 @@ class MirrorBranches:
     def edit(self, x: Tensor, sigma: Tensor, i: int) -> Tensor:
         """The edit, guided."""
         negative, cfg = self._said(self.edit_against, i), self.schedule.cfgs[i]
+        less = self.walk.prompts["positive"].saying(self.schedule.one_edit_less(i).to(self.walk.device))
+        self.walk.guider.conds = {**self.walk.guider.conds, ONE_EDIT_LESS: less}
         return self.walk.denoise(x, sigma, self._edited(i), negative, cfg, branch=Branch.EDIT)
 
     def kept_probe(self, x: Tensor, sigma: Tensor, i: int) -> Tensor:

@@ -19,6 +19,10 @@ class Branch(Enum):
     PROBE = "probe"  # the edited prompt on the recording, to find where the edit acts
 
 
+# Beside the positive prompt of the edit: the same less one whole edit, which MirrorDiffusion's cycle loss asks for.
+ONE_EDIT_LESS = "mirror_one_edit_less"
+
+
 class Control(Enum):
     """What a model can be patched with."""
 

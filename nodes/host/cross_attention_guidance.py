@@ -17,7 +17,7 @@ from ...mirror_ops.attention.cross_attention_guidance import carried, cycle_weig
 from . import families, gradients
 from .attach import get_reference
 from .attention import CROSS, Layer, probabilities, replace_attention
-from .branches import Control, acts
+from .branches import ONE_EDIT_LESS, Control, acts
 from .out_of_place import differentiable
 from .reference_pass import NEGATIVE, POSITIVE, ReferencePass, layer_of
 
@@ -63,8 +63,8 @@ class Guidance:
         latents = {side: x for side in self.sides if prompts[side]}
         weight = cycle_weights(reference.steps).get(reference.step) if self.cycle else None
         if weight is not None:
-            kept = [reference.prompt, prompts[NEGATIVE]]
-            latents = self._descended(reference, latents, kept, sigma, model_options, weight)
+            asked = [guider.conds.get(ONE_EDIT_LESS, reference.prompt), prompts[NEGATIVE]]
+            latents = self._descended(reference, latents, asked, sigma, model_options, weight)
         latents = self._descended(reference, latents, prompts, sigma, model_options)
         base = latents.get(NEGATIVE, latents[POSITIVE])
         if NEGATIVE in latents:
