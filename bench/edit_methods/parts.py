@@ -70,16 +70,21 @@ class Method:
 
 def defaults_of(w: Wires, node: str) -> dict:
     """What a node's required inputs are set to when it is put into a graph."""
-    inputs = w.host.nodes.NODE_CLASS_MAPPINGS[node].define_schema().inputs
-    set_ = {entry.id: first_of(entry) for entry in inputs if not entry.optional}
-    return {name: value for name, value in set_.items() if value is not None}
+    return defaults(w.host.nodes.NODE_CLASS_MAPPINGS[node].define_schema().inputs)
 
 
-def first_of(entry):
-    """An input's default, else the first of its options, else None: a wire."""
-    options = getattr(entry, "options", None) or [None]
-    default = getattr(entry, "default", None)
-    return getattr(options[0], "key", options[0]) if default is None else default
+def defaults(inputs: list) -> dict:
+    """The same of a list of inputs: a choice's own inputs are named `choice__input`, wires are left out."""
+    found = {}
+    for entry in inputs:
+        options, value = getattr(entry, "options", None) or [], getattr(entry, "default", None)
+        if value is None and options:
+            value = getattr(options[0], "key", options[0])
+            chosen = defaults(getattr(options[0], "inputs", []))
+            found |= {f"{entry.id}__{name}": default for name, default in chosen.items()}
+        if value is not None and not entry.optional:
+            found[entry.id] = value
+    return found
 
 
 def invert(g: Graph, w: Wires, rewriter: dict, cfg: float = 1.0, **changes):

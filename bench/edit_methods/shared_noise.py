@@ -7,6 +7,7 @@ from harness.tiny import Graph
 from .parts import Made, Method, Wires, defaults_of
 
 GUIDANCE = {"cfg": 1.5, "cfg_until": 1.0, "cfg_after": 1.5, "source_cfg": 1.0, "draws": 1, "jump": False}
+LATE = .4       # of the walk: before it, mutual self-attention keeps the old shape
 
 
 def edit_picture(g: Graph, w: Wires, settings: str = "", model: list | None = None, paste: bool = True, **changes):
@@ -30,8 +31,10 @@ def edit_picture(g: Graph, w: Wires, settings: str = "", model: list | None = No
 
 def controlled(g: Graph, w: Wires, control: str, settings: str = "", **inputs) -> Made:
     """Edit Picture with one of the control nodes on its model, which reads the walk's own source side."""
-    words = {"clip": w.clip, "source_text": w.words_before, "target_text": w.words_after, "self_largest": w.cells // 2}
-    own = words if control == "MirrorPromptToPrompt" else {}
+    own = {
+        "MirrorPromptToPrompt": {"clip": w.clip, "source_text": w.words_before, "target_text": w.words_after},
+        "MirrorMutualSelfAttention": {"first_step": round(LATE * w.steps), "first_layer": w.decoder},
+    }.get(control, {})
     model = g.add(control, **{**defaults_of(w, control), "model": w.model, **own, **inputs})()
     return edit_picture(g, w, settings, model)
 
@@ -58,8 +61,8 @@ METHODS = {
                             about="with cross-attention guidance of .15"),
     "ours+p2p": Method(controlled, {"control": "MirrorPromptToPrompt", "cross_until": 1.0, "self_until": 0.0,
                                     "cross_weight": .3}, about="with the source's cross-attention maps, weight .3"),
-    "ours+masactrl": Method(controlled, {"control": "MirrorMutualSelfAttention", "first_step": 20},
-                            about="with mutual self-attention from step 20"),
+    "ours+masactrl": Method(controlled, {"control": "MirrorMutualSelfAttention"},
+                            about="with mutual self-attention from step 20 of 50"),
     "ours+proximal": Method(controlled, {"control": "MirrorProximalGuidance"}, about="with proximal guidance"),
     "ours+pull": Method(controlled, {"control": "MirrorInversionGuidance", "step_size": .5, "first_timestep": 600},
                         about="with inversion guidance towards the noised picture, .5 from timestep 600"),
