@@ -51,9 +51,8 @@ def main(argv: list[str]) -> int:
 
 
 def schemas(host) -> dict[str, dict]:
-    """object_info of the pack's own nodes, by id."""
-    info = host.object_info()
-    return {name: info[name] for name in sorted(host.pack_nodes)}
+    """object_info of the pack's own nodes, by id, in the order in which the pack names them."""
+    return {name: info for name, info in host.object_info().items() if name in host.pack_nodes}
 
 
 def definitions(nodes: dict[str, dict], say) -> dict:
