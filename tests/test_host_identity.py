@@ -27,7 +27,7 @@ def changed(scene, change):
     return scene.add(node(execute, ("MODEL",), {"model": "MODEL"}), model=scene.model)()
 
 
-def lora(strength, seed=0, layers=slice(None)):
+def lora(strength, seed=0, layers=slice(None), alpha=2.0):
     """Patches as a LoRA's: a product of two thin matrices for each of the attention's queries."""
 
     def change(model):
@@ -38,7 +38,7 @@ def lora(strength, seed=0, layers=slice(None)):
         for key in keys[layers]:
             rows, columns = model.model.state_dict()[key].shape
             up, down = (torch.randn(shape, generator=generator) for shape in ((rows, 2), (2, columns)))
-            patches[key] = comfy.weight_adapter.LoRAAdapter(set(), (up, down, 2.0, None, None, None))
+            patches[key] = comfy.weight_adapter.LoRAAdapter(set(), (up, down, alpha, None, None, None))
         assert model.add_patches(patches, strength)
 
     return change
@@ -114,10 +114,12 @@ def test_patches_of_attention_and_the_same_model_pass_without_a_word(run_graph, 
     assert not [record for record in caplog.records if "mirror" in record.message.lower()]
 
 
-def test_strengths_tensors_and_layers_of_a_lora_count_and_their_order_does_not(identity):
+@pytest.mark.parametrize("looked_at", [64, 3])
+def test_strengths_tensors_and_layers_of_a_lora_count_and_their_order_does_not(identity, monkeypatch, looked_at):
+    monkeypatch.setattr(identity, "TENSORS", looked_at)
     two = [lora(0.5, seed) for seed in (0, 1)]
     kinds = [patched(), patched(two[0]), patched(lora(0.6)), patched(lora(0.5, 1)), patched(two[0], two[1]),
-             patched(lora(0.5, layers=slice(8)))]
+             patched(lora(0.5, layers=slice(8))), patched(lora(0.5, alpha=1.0))]
     assert len({identity.patches_of(model) for model in kinds}) == len(kinds)
     assert identity.patches_of(patched(*two)) == identity.patches_of(patched(*two[::-1]))
     assert identity.patches_of(patched(lora(0.0))) == ""

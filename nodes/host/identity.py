@@ -84,30 +84,32 @@ def patches_of(patcher: ModelPatcher) -> str:
     injected = sorted(name for name in patcher.injections if "lora" in name)  # the host's LoRAs beside the weights
     if not listed and not injected:
         return ""
-    every = max(1, len(listed) // TENSORS)
-    digests = sorted(_digest(*one, look=n % every == 0) for n, one in enumerate(listed))
+    keys = sorted({key for key, *_ in listed})
+    looked = set(keys[:: max(1, len(keys) // TENSORS)])
+    digests = sorted(_digest(*one, look=one[0] in looked) for one in listed)
     digest = hashlib.sha256(b"".join(digests) + repr(injected).encode()).hexdigest()[:SHORT]
     strengths = ", ".join(sorted({strength for _, strength, _, _ in listed}))
     return "; ".join([f"{len(listed)} at {strengths}"] * bool(listed) + injected + [digest])
 
 
 def _digest(key: str, strength: str, offset, patch, look: bool) -> bytes:
-    """Of one patch: what it changes and how strongly, and if `look`, some numbers of its tensors."""
+    """Of one patch: what it changes and how strongly, and if `look`, its scales and some numbers of its tensors."""
     content = hashlib.sha256(repr((key, strength, offset)).encode())
-    for part in _tensors(patch) if look else ():
-        content.update(repr(tuple(part.shape)).encode() + sampled(part))
+    for part in _parts(patch) if look else ():
+        is_tensor = isinstance(part, Tensor)
+        content.update(repr(tuple(part.shape)).encode() + sampled(part) if is_tensor else repr(part).encode())
     return content.digest()
 
 
-def _tensors(patch) -> Iterator[Tensor]:
-    """The tensors of a patch, however it is nested: tuples, lists, adapters with `weights`."""
-    if isinstance(patch, Tensor):
+def _parts(patch) -> Iterator[Tensor | float | str]:
+    """Tensors, scales and kinds of a patch, however it is nested: tuples, lists, adapters with `weights`."""
+    if isinstance(patch, Tensor | int | float | str):
         yield patch
-    elif isinstance(patch, (tuple, list)):
+    elif isinstance(patch, tuple | list):
         for part in patch:
-            yield from _tensors(part)
+            yield from _parts(part)
     elif hasattr(patch, "weights"):
-        yield from _tensors(patch.weights)
+        yield from _parts(patch.weights)
 
 
 def sampled(weight: Tensor, values: int = VALUES) -> bytes:
