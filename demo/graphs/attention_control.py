@@ -96,21 +96,23 @@ def texture_then_geometry() -> Sheet:
     s = start(g, species="fox", coat="orange", edit="coat", edit__to="gray")
     before, after = before_and_after(g, s)
     both = caption(scene(SEED).with_(species="rabbit", coat="gray"))
-    last, empty = words(g, s.clip, ("the animal as well", both), ("nothing", ""))
-    g.group = "3a texture"
-    mirror = g.add("RedescribedDDIMInvert", **invert(s.model, before, s.latent, cfg=CFG),
-                   rewriter=rewriter(g, NEGATIVE_PROMPT))
-    proximal = g.add("MirrorProximalGuidance", model=s.model, proximal_map="soft", **THRESHOLD)
-    texture = g.add("MirrorSample", **sample([proximal, 0], [mirror, 2], after, CFG))
-    first = decoded(g, [texture, 0], s.vae)
-
-    g.group = "3b geometry"
-    again = g.add("RedescribedDDIMInvert", **invert(s.model, after, [texture, 0]), rewriter=rewriter(g, NONE))
-    control = g.add("MirrorMutualSelfAttention", model=s.model, mirror=[again, 2], positive="source",
-                    negative="source", source_negative="the source prompt", **DECODER)
-    guided = g.add("MirrorProximalGuidance", model=[control, 0], proximal_map="soft", **THRESHOLD)
-    edit = g.add("MirrorSample", **sample([guided, 0], [again, 2], last, CFG), negative=empty)
-    compared(g, s.picture, first, decoded(g, [edit, 0], s.vae), labels="before, texture, and geometry")
+    whole, empty = words(g, s.clip, ("the animal as well", both), ("nothing", ""))
+    g.group = EDIT
+    rewriters = [rewriter(g, method) for method in (NEGATIVE_PROMPT, NONE)]
+    mirror = g.add("RedescribedDDIMInvert", "texture: invert", **invert(s.model, before, s.latent, cfg=CFG),
+                   rewriter=rewriters[0])
+    proximal = g.add("MirrorProximalGuidance", "texture: guide", model=s.model, proximal_map="soft", **THRESHOLD)
+    texture = g.add("MirrorSample", "texture: edit", **sample([proximal, 0], [mirror, 2], after, CFG))
+    again = g.add("RedescribedDDIMInvert", "geometry: invert", **invert(s.model, after, [texture, 0]),
+                  rewriter=rewriters[1])
+    control = g.add("MirrorMutualSelfAttention", "geometry: look at the texture", model=s.model, mirror=[again, 2],
+                    positive="source", negative="source", source_negative="the source prompt", **DECODER)
+    guided = g.add("MirrorProximalGuidance", "geometry: guide", model=[control, 0], proximal_map="soft", **THRESHOLD)
+    edit = g.add("MirrorSample", "geometry: edit", **sample([guided, 0], [again, 2], whole, CFG), negative=empty)
+    keys = g.groups[EDIT]
+    g.groups[EDIT] = [*keys[2:5], *keys[:2], *keys[5:]]         # a column for the texture, and what fits beside it
+    first, last = (decoded(g, [key, 0], s.vae) for key in (texture, edit))
+    compared(g, s.picture, first, last, labels="before, texture, and geometry")
     return g.sheet(BOTH_NOTE)
 
 
