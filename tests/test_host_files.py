@@ -97,6 +97,20 @@ def test_a_changed_text_file_named_by_wire_is_read_again(host, run_graph):
     assert not torch.equal(*deltas)
 
 
+def test_few_of_the_files_that_a_node_reads_are_watched(host, files, monkeypatch):
+    monkeypatch.setattr(files, "_running", lambda: "a node")
+    names = [f"many-{k}.safetensors" for k in range(files.REMEMBERED + 1)]
+    for name in names:
+        (host.base / "input" / name).touch()
+    before = files.stamps(None)
+    for name in names[:-1]:
+        files.noted(name)
+    assert files.stamps(None) == before
+    files.noted(names[-1])
+    assert len(files._read["a node"]) == files.REMEMBERED
+    assert files.stamps(None) != before, "the first is no longer watched"
+
+
 def test_an_empty_second_name_looks_at_no_folder(files, monkeypatch, host):
     monkeypatch.setattr(files.os, "walk", lambda *_: pytest.fail("a folder was scanned"))
     write(host.base / "input" / "alone.safetensors", 1)

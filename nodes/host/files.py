@@ -13,6 +13,7 @@ from comfy_execution.utils import get_executing_context
 READABLE = (".safetensors", ".pt")
 NAMED, LOOKED_AT = 20, 5000  # file names in a message, and how many files are looked at to find them
 LEAST_FREE = 2**20  # bytes
+REMEMBERED = 64  # files of one node
 Stamp = tuple[int, int, int, int] | None
 
 _read: dict[str | None, dict[str, Stamp]] = {}  # node id -> the files that it read by a wired name, as they were then
@@ -113,8 +114,13 @@ def stamps(*names: str | None) -> list:
 
 def noted(name: str, kinds: tuple[str, ...] = READABLE) -> Path:
     """`existing_file`, whose state the running node's `stamps` is then compared with."""
-    path = existing_file(name, kinds)
-    _read.setdefault(_running(), {})[name] = stamp(name)
+    path, node = existing_file(name, kinds), _running()
+    seen = _read.setdefault(node, {})
+    seen.pop(name, None)
+    seen[name] = stamp(name)
+    if len(seen) > REMEMBERED:  # what is no longer watched counts as changed
+        seen.pop(next(iter(seen)))
+        _changes[node] += 1
     return path
 
 
