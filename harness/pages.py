@@ -1,7 +1,8 @@
 """What the README and the help pages say of nodes and templates, written from the schemas: python run.py pages.
 
-Between `<!-- NAME -->` and `<!-- /NAME -->` of README.md stand the tables `nodes` and `templates`; a node that has no
-help page yet gets one to fill in. Everything else in those files is written by hand.
+Between `<!-- NAME -->` and `<!-- /NAME -->` of README.md stand the tables `nodes` and `templates`. Under its title a
+help page shows what the first template with its node comes to (`run.py graphs` draws it); a node that has no page yet
+gets one to fill in. Everything else in those files is written by hand.
 """
 from __future__ import annotations
 
@@ -10,6 +11,15 @@ import re
 from .environment import ROOT
 
 README, HELP = ROOT / "README.md", ROOT / "web" / "docs"
+KIN = {     # nodes that stand in no template -> the template that shows what they are for
+    "CycleDiffusionRank": "cycle_edit",
+    "CycleDiffusionReplay": "cycle_noises",
+    "MirrorExactInvert": "compare_ways_back",
+    "MirrorPictureEnergy": "latent_guidance",
+    "MirrorTextEnergy": "latent_guidance",
+    "MirrorReconstructionGuidance": "proximal_edit",
+    "MirrorRegion": "edit_picture",
+}
 
 
 def main(argv: list[str]) -> int:
@@ -23,7 +33,25 @@ def main(argv: list[str]) -> int:
         if not page.exists():
             page.write_text(skeleton(info), encoding="utf-8")
             print(f"wrote {page}: fill it in")
+        page.write_text(illustrated(page.read_text(encoding="utf-8"), template_of(name)), encoding="utf-8")
     return 0
+
+
+def template_of(node: str) -> str | None:
+    """The first template in which a node stands, or that of its kin."""
+    from demo.graphs import SHEETS
+    kinds = ((name, {entry["class_type"] for entry in make().graph.values()}) for name, make in SHEETS.items())
+    return next((name for name, there in kinds if node in there), KIN.get(node))
+
+
+def illustrated(page: str, template: str | None) -> str:
+    """The page with the template's picture under its title, in place of an earlier one."""
+    from demo.graphs import FILES
+    title, _, rest = page.partition("\n")
+    rest = re.sub(r"\A\n!\[[^\n]*\n", "", rest)
+    if template is None:
+        return f"{title}\n{rest}"
+    return f"{title}\n\n![Template: {FILES[template]}](images/{template}.jpg)\n{rest}"
 
 
 def tables(nodes: dict[str, dict]) -> dict[str, str]:

@@ -55,7 +55,9 @@ def main(argv: list[str]) -> int:
         path, workflow = folder / f"{FILES[name]}.json", to_ui(shipped(name), host.object_info())
         path.write_text(json.dumps(workflow, indent=1) + "\n", encoding="utf-8")
         if not options.no_thumbnails:
-            thumbnail(host, host.ui_to_api(workflow)).save(path.with_suffix(".jpg"), quality=90)
+            small, sheet = pictures(host, host.ui_to_api(workflow))
+            small.save(path.with_suffix(".jpg"), quality=90)
+            sheet.save(ROOT / "web" / "docs" / "images" / f"{name}.jpg", quality=85)
         print(f"wrote {path}", flush=True)
     if not options.names:
         sheet, shown = box()
@@ -98,15 +100,20 @@ def at_seed(graph: dict, seed: int) -> dict:
     return graph
 
 
-def thumbnail(host, graph: dict):
-    """The graph's result, square as the template browser shows it, with the picture it began with in a corner."""
+def pictures(host, graph: dict) -> tuple:
+    """(thumbnail, sheet) of a graph's result.
+
+    The thumbnail is square, as the template browser shows it, with the picture it began with in a corner. The sheet is
+    Mirror Compare's, for the help pages.
+    """
     from PIL import Image, ImageOps
     run = host.run_graph(graph)
-    shown = next(entry["inputs"] for entry in graph.values() if entry["class_type"] == "MirrorCompare")
+    compare, shown = next((key, entry["inputs"]) for key, entry in graph.items()
+                          if entry["class_type"] == "MirrorCompare")
     before, after = (_picture(run.outputs[key][slot][0]) for key, slot in (shown["reference"], shown["images.image0"]))
     made = after.resize((384, 384), Image.Resampling.LANCZOS)
     made.paste(ImageOps.expand(before.resize((120, 120), Image.Resampling.LANCZOS), 4, "white"), (8, 248))
-    return made
+    return made, _picture(run.outputs[compare][0][0])
 
 
 def _picture(pixels):

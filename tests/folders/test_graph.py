@@ -102,7 +102,7 @@ def test_where_there_are_several_one_is_named(ready):
 
 
 def test_pictures_come_in_the_place_of_a_scene(host, ready):
-    """The shipped translation by two models draws its picture; a folder brings pictures. Words that the scene gives, too,
+    """The shipped translation by two models draws its picture; a folder brings pictures. Words that the scene gives
     have to be said."""
     nodes = read(ROOT / "workflows" / "15 From one model's world to another's (CycleDiffusion).json", host)
     [scene] = [key for key, entry in nodes.items() if entry["class_type"] == "MirrorDemoScene"]
