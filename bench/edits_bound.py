@@ -26,6 +26,7 @@ from .table import show, write
 from .world import world
 
 DRAWS = 8
+ROUNDING = 1e-12    # of a mean of equal pictures
 
 
 def main(argv: list[str]) -> int:
@@ -96,8 +97,8 @@ def error(x: Tensor, truth: Tensor, mask: Tensor) -> float:
 
 
 def decibels(mse: float) -> float | None:
-    """PSNR; None where there is no error."""
-    return float(-10 * np.log10(mse)) if mse else None
+    """PSNR; None where there is no error but rounding."""
+    return float(-10 * np.log10(mse)) if mse > ROUNDING else None
 
 
 def of_seeds(cases: list[Case], args) -> dict:
