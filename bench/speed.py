@@ -39,7 +39,7 @@ class Walks(Graph):
         latent = w.vae.encode(w.image(w.scene.scene(w.scene.HELD_OUT)))
         self.latent = self.add(give(lambda: {"samples": latent}, "LATENT"))()
         self.grid = {"steps": steps, "scheduler": "ddim_uniform"}
-        self.rewriter = self.add("PromptRewriteOptimizer", method="ours", method__iterations=2)()
+        self.rewriter = self.add("PromptRewriteOptimizer", method="fixed point + negative prompt", method__iterations=2)()
         self.mirror = self.invert(0)
         self.kept = len(self)
 

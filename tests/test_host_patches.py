@@ -52,13 +52,13 @@ def inverted(rewriter, **settings):
 
 
 def sampled(scene):
-    mirror = scene.invert({"method": "ours", "method__iterations": 2})
+    mirror = scene.invert({"method": "fixed point + negative prompt", "method__iterations": 2})
     return scene.sample(mirror, positive=scene.text("a photo of a dog"), cfg=2.0, locality="auto"), 0
 
 
 def followed(scene):
     """Cross-attention guidance in a stock sampler, its mirror made without the patch."""
-    mirror = scene.invert({"method": "ours", "method__iterations": 2}, model=scene.plain)
+    mirror = scene.invert({"method": "fixed point + negative prompt", "method__iterations": 2}, model=scene.plain)
     model = scene.add("MirrorCrossAttentionGuidance", model=scene.model, mirror=mirror(2), amount=2.0)()
     return scene.ksampler(mirror(0), scene.text("a photo of a dog"), scene.empty, 3.0, model=model), 0
 
@@ -85,11 +85,11 @@ def exact(scene):
                      method="edict", method__mixing=0.93, **scene.grid), 0
 
 
-UNGUIDED = ("none", "ours", "paper")
+UNGUIDED = ("none", "fixed point + negative prompt", "paper")
 ADAM = {"method__inner_steps": 2, "method__learning_rate": 0.01, "method__early_stop": False}
 WALKS = {
     "invert, none": inverted("none"),
-    "invert, ours": inverted("ours", method__iterations=2),
+    "invert, fixed point": inverted("fixed point + negative prompt", method__iterations=2),
     "invert, paper": inverted("paper", **ADAM),
     "invert, null text": inverted("null text", **ADAM),
     "invert, negative prompt": inverted("negative prompt", method__interpolation=0.0),

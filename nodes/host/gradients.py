@@ -130,7 +130,7 @@ def differentiable_pass(network: nn.Module, checkpointed: bool) -> Iterator[None
             raise
         raise ValueError(
             "This model has layers of a kind through which no gradient can be taken (custom quantisation). Use a model "
-            "in fp16, bf16 or fp32, or a rewriter that needs no gradients (ours, negative prompt)."
+            "in fp16, bf16 or fp32, or a rewriter without gradients (fixed point + negative prompt, negative prompt)."
         ) from error
     finally:
         for block, forward in zip(blocks, earlier, strict=True):
