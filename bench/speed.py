@@ -17,6 +17,7 @@ from pathlib import Path
 
 import torch
 
+from harness.boot import Host
 from harness.environment import SetupError
 from harness.tiny import Graph, give
 
@@ -25,6 +26,7 @@ from .table import show, write
 from .world import World, world
 
 SOURCE, TARGET = "a photo of a red cat on grass", "a photo of a red dog on grass"
+REWRITER = "fixed point + negative prompt"
 CFG, ETA, AMOUNT = 3.0, 0.1, 0.1
 
 
@@ -39,7 +41,7 @@ class Walks(Graph):
         latent = w.vae.encode(w.image(w.scene.scene(w.scene.HELD_OUT)))
         self.latent = self.add(give(lambda: {"samples": latent}, "LATENT"))()
         self.grid = {"steps": steps, "scheduler": "ddim_uniform"}
-        self.rewriter = self.add("PromptRewriteOptimizer", method="fixed point + negative prompt", method__iterations=2)()
+        self.rewriter = self.add("PromptRewriteOptimizer", method=REWRITER, method__iterations=2)()
         self.mirror = self.invert(0)
         self.kept = len(self)
 
@@ -82,6 +84,13 @@ def guided(scene: Walks, k: int) -> None:
 OVERHEAD = {"inversion": inverted, "edit of the mirror": sampled, "CycleDiffusion edit": edited}
 
 
+def same_attention(host: Host) -> None:
+    """The host's attention as with --use-pytorch-cross-attention: diffusers' pipelines use torch's own too."""
+    import comfy.ldm.modules.attention as attention
+    for module in (attention, host.pack_module("nodes.host.attention")):
+        module.optimized_attention = attention.attention_pytorch
+
+
 def cpu_time(work: Callable[[], object]) -> float:
     """Seconds of this process's CPU."""
     start = time.process_time()
@@ -112,6 +121,7 @@ def quotients(ours: Callable[[int], object], theirs: Callable[[int], object], tr
 
 def row(name: str, against: str, found: list[float]) -> dict:
     low, middle, high = statistics.quantiles(found, n=4)
+    print(f"{name} over {against}: {middle:.3f}", flush=True)
     return {"graph": name, "over": against, "ratio": middle, "quartiles": f"{low:.3f} to {high:.3f}"}
 
 
@@ -173,6 +183,7 @@ def main(argv: list[str]) -> int:
         pipelines.install()
     torch.set_num_threads(1)
     w = world()
+    same_attention(w.host)
     scene = Walks(w, args.steps)
     made = [overhead(w, scene, name, args.trials) for name in OVERHEAD]
     rows = [found for found, _ in made]

@@ -91,14 +91,14 @@ def test_the_scale_of_the_backward_pass_is_a_power_of_two():
 def watched(host, monkeypatch):
     """[(x, sigma, side, gradient, whether in inference mode)] of every gradient that guidance takes."""
     guidance = host.pack_module("nodes.host.cross_attention_guidance").Guidance
-    found, take = [], guidance._gradient
+    found, take = [], guidance._gradients
 
-    def gradient(self, reference, x, side, prompts, sigma, model_options):
-        g = take(self, reference, x, side, prompts, sigma, model_options)
-        found.append((x, sigma, side, g, torch.is_inference_mode_enabled()))
-        return g
+    def gradients(self, reference, latents, prompts, sigma, model_options):
+        taken = take(self, reference, latents, prompts, sigma, model_options)
+        found.extend((x, sigma, side, taken[side], torch.is_inference_mode_enabled()) for side, x in latents.items())
+        return taken
 
-    monkeypatch.setattr(guidance, "_gradient", gradient)
+    monkeypatch.setattr(guidance, "_gradients", gradients)
     return found
 
 

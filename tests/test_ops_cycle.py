@@ -5,7 +5,7 @@ import torch
 
 from harness.toys import karras, mixture, pictures, scaled_linear_sigmas
 from mirror_ops.guidance.classifier_free import of_positive
-from mirror_ops.stochastic.dpm_encoder import cycle_diffusion, dpm_decode, dpm_encode, posterior
+from mirror_ops.stochastic.dpm_encoder import cycle_diffusion, dpm_decode, dpm_encode, one_by_one, posterior
 from mirror_ops.stochastic.edit_friendly import independent
 from mirror_ops.stochastic.noise_code import NoiseCode, load_code, save_code
 from mirror_ops.stochastic.sdedit import sdedit
@@ -79,7 +79,7 @@ def test_the_whole_loop_is_the_published_one(eta):
         e = e + cfg * (predicted(x, i, target) - e)
         x = mean_of(x, e, a, b, spread(a, b)) + spread(a, b) * z
     decoder = of_positive(denoise, cfg, nothing)
-    ours = cycle_diffusion(denoise, decoder, x0, sigmas, source, target, eta, seeded())
+    ours = cycle_diffusion(one_by_one(denoise, decoder, source, target), x0, sigmas, eta, seeded())
     assert (ours - x / alpha[-1].sqrt()).abs().max() < 1e-9 and (ours - x0).abs().mean() > 0.05
 
 
@@ -88,7 +88,8 @@ def test_the_interleaved_form_serves_both_paths():
     for path in (posterior, independent):
         code = dpm_encode(encoder, x, sigmas, 0.1, 0.7, seeded(), path=path)
         apart = dpm_decode(decoder, code.latents[0], code.noises, sigmas, 0.6, 0.7)
-        assert torch.equal(apart, cycle_diffusion(encoder, decoder, x, sigmas, 0.1, 0.6, 0.7, seeded(), path=path))
+        both = one_by_one(encoder, decoder, 0.1, 0.6)
+        assert torch.equal(apart, cycle_diffusion(both, x, sigmas, 0.7, seeded(), path=path))
 
 
 def test_sdedit_from_the_top_is_sampling_and_lower_keeps_more():

@@ -3,7 +3,14 @@ import torch
 
 from harness.toys import flow_grid, karras, mixture, pictures
 from mirror_ops.guidance.classifier_free import of_positive
-from mirror_ops.stochastic.dpm_encoder import ancestral_mean, ancestral_split, cycle_diffusion, dpm_decode, dpm_encode
+from mirror_ops.stochastic.dpm_encoder import (
+    ancestral_mean,
+    ancestral_split,
+    cycle_diffusion,
+    dpm_decode,
+    dpm_encode,
+    one_by_one,
+)
 from mirror_ops.walks.ddim import euler
 
 
@@ -122,9 +129,9 @@ def test_interleaved_walk_is_encoding_then_decoding(flow):
     decoder = of_positive(mixture(flow=flow), 3.0, negative=-0.4)
     code = dpm_encode(encoder, x, sigmas, 0.1, 0.4, seeded(), flow)
     apart = dpm_decode(decoder, code.latents[0], code.noises, sigmas, 0.7, 0.4, flow)
-    together = cycle_diffusion(encoder, decoder, x, sigmas, 0.1, 0.7, 0.4, seeded(), flow)
+    together = cycle_diffusion(one_by_one(encoder, decoder, 0.1, 0.7), x, sigmas, 0.4, seeded(), flow)
     assert torch.equal(apart, together) and (together - x).abs().mean() > 0.05
-    unedited = cycle_diffusion(encoder, encoder, x, sigmas, 0.1, 0.1, 0.4, seeded(), flow)
+    unedited = cycle_diffusion(one_by_one(encoder, encoder, 0.1, 0.1), x, sigmas, 0.4, seeded(), flow)
     assert (unedited - x).abs().max() < 1e-12
 
 

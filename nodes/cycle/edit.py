@@ -15,7 +15,7 @@ from ..host.branches import Branch
 from ..host.denoiser import Walk, run
 from ..host.files import problem
 from ..host.prompts import ABSENT, check_negative, prompts_at
-from ..host.solver import denoiser_of, solver_context
+from ..host.solver import denoiser_of, pair_of, solver_context
 from ..host.values import mask_at
 from ..reports import shown
 from ..types import ReportType, category
@@ -125,14 +125,12 @@ def _together(model, samples: Tensor, said: dict, wanted: dict, plan: Plan) -> t
 
     def algorithm(walk: Walk) -> Tensor:
         on, picture = solver_context(walk, model, plan.sigmas), walk.latent_in(samples).cpu().double()
-        source, target = (
-            seen_in(on.network, denoiser_of(walk, cfg, name, branch=branch))
-            for cfg, name, branch in ((plan.source_cfg, "source", Branch.SOURCE), (plan.cfg, "target", Branch.EDIT))
-        )
         edited = cycle_diffusion(
-            source, target, picture, plan.sigmas.double(), None, None, encoder.eta, encoder.generator(), on.flow,
-            encoder.path, lambda i, x: walk.progress.reached(2 * (i + 1), walk.denoised), plan.mask,
+            pair_of(walk, plan.source_cfg, plan.cfg, on.network), picture, plan.sigmas.double(), encoder.eta,
+            encoder.generator(), on.flow, encoder.path,
+            lambda i, x: walk.progress.reached(2 * (i + 1), walk.denoised), plan.mask,
         )
+        target = seen_in(on.network, denoiser_of(walk, plan.cfg, "target", branch=Branch.EDIT))
         return _refined(target, edited, picture, plan, on)
 
     evaluations = 2 * steps + plan.refine

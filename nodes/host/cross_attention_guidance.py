@@ -19,16 +19,17 @@ from .attach import get_reference
 from .attention import CROSS, Layer, probabilities, replace_attention
 from .branches import ONE_EDIT_LESS, Control, acts
 from .out_of_place import differentiable
+from .own_latents import can_share, with_own_latents
 from .reference_pass import NEGATIVE, POSITIVE, ReferencePass, layer_of
 
 KEY, LOSS, LEAD = "mirror_cross_attention_guidance", "mirror_map_loss", "mirror_lead"
 
 
 class Losses:
-    """The map losses of one pass, by layer. No dict: the host copies those on the way to the layers."""
+    """The map losses of one pass, by side and layer. No dict: the host copies those on the way to the layers."""
 
     def __init__(self):
-        self.of: dict[tuple[str, int, int], Tensor] = {}
+        self.of: dict[tuple[int, str, int, int], Tensor] = {}
 
 
 @dataclass(frozen=True)
@@ -79,33 +80,40 @@ class Guidance:
     ) -> dict[int, Tensor]:
         """The latents after one step down the loss of their own side's prompt."""
         scale = families.input_scale(reference.guider.model_patcher)(sigma.flatten()[0])
-        gradients_of = {
-            side: self._gradient(reference, x, side, prompts, sigma, model_options) for side, x in latents.items()
-        }
-        return {side: descend(x, gradients_of[side], weight * self.amount, scale) for side, x in latents.items()}
+        found = self._gradients(reference, latents, prompts, sigma, model_options)
+        return {side: descend(x, found[side], weight * self.amount, scale) for side, x in latents.items()}
 
-    def _gradient(
-        self, reference: ReferencePass, x: Tensor, side: int, prompts: list, sigma: Tensor, model_options: dict
-    ) -> Tensor:
-        """[B, C, H, W] of the map loss of one side at x. In stock samplers this is the way out of inference mode."""
-        guider = reference.guider
-        only = [prompt if k == side else None for k, prompt in enumerate(prompts)]
-        losses = Losses()
+    def _gradients(
+        self, reference: ReferencePass, latents: dict[int, Tensor], prompts: list, sigma: Tensor, model_options: dict
+    ) -> dict[int, Tensor]:
+        """{side: [B, C, H, W] of its map loss at its latent}. In stock samplers this is the way out of inference mode.
+
+        Both sides go through the network together, unless something in their prompts keeps them apart, or the positive
+        is the mirror's own prompt, which is nobody's side beside the sampler's negative.
+        """
+        if len(latents) > 1 and (prompts[POSITIVE] is reference.prompt or not can_share(prompts)):
+            apart = ({side: x} for side, x in latents.items())
+            return {side: g for one in apart for side, g in
+                    self._gradients(reference, one, prompts, sigma, model_options).items()}
+        guider, losses = reference.guider, Losses()
+        only = [prompt if side in latents else None for side, prompt in enumerate(prompts)]
         with torch.inference_mode(False), torch.enable_grad():
             options = differentiable(model_options)
+            leaves = {side: x.clone().requires_grad_(True) for side, x in latents.items()}
+            options = with_own_latents(options, leaves) if len(leaves) > 1 else options
             options["transformer_options"][LOSS] = losses
-            leaf = x.clone().requires_grad_(True)
             with gradients.differentiable_pass(guider.inner_model.diffusion_model, self.checkpoint):
+                leaf = next(iter(leaves.values()))
                 comfy.samplers.calc_cond_batch(guider.inner_model, only, leaf, sigma, options)
             if not losses.of:
                 raise ValueError(
                     f"Every attention layer has a side above {self.largest} or was left out: nothing can be compared. "
                     "Raise `largest`."
                 )
-            loss = sum(losses.of.values())
-            factor = loss_scale(loss.detach())
-            (gradient,) = torch.autograd.grad(factor * loss, leaf)
-        return gradient / factor
+            loss = {side: sum(value for key, value in losses.of.items() if key[0] == side) for side in leaves}
+            factor = {side: loss_scale(value.detach()) for side, value in loss.items()}
+            slopes = torch.autograd.grad(sum(factor[side] * loss[side] for side in leaves), list(leaves.values()))
+        return {side: slope / factor[side] for side, slope in zip(leaves, slopes, strict=True)}
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, extra_options: dict, onward) -> Tensor:
         """Changes no output. Keeps the source's queries and keys, and adds this layer's loss where one is gathered."""
@@ -116,7 +124,8 @@ class Guidance:
             elif losses is not None:
                 for side, rows in reference.rows(extra_options, len(q)):
                     # written, not added: a checkpointed block runs twice
-                    losses.of[layer_of(extra_options)] = _loss(reference, side, q[rows], k[rows], extra_options)
+                    loss = _loss(reference, side, q[rows], k[rows], extra_options)
+                    losses.of[(side, *layer_of(extra_options))] = loss
         return onward(q, k, v, extra_options)
 
 
@@ -157,6 +166,9 @@ def _each_half_at_its_latent(executor, model, conds: list, x: Tensor, sigma: Ten
     lead = options.get(LEAD)
     if lead is None or not acts(Control.GRADIENT, options) or LOSS in options or conds[0] is None:
         return executor(model, conds, x, sigma, model_options)
+    if can_share(conds):
+        positive, *others = executor(model, conds, x, sigma, with_own_latents(model_options, {0: x + lead}))
+        return [positive - lead, *others]
     positive, *_ = executor(model, [conds[0], *(None for _ in conds[1:])], x + lead, sigma, model_options)
     _, *others = executor(model, [None, *conds[1:]], x, sigma, model_options)
     return [positive - lead, *others]

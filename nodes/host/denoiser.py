@@ -24,10 +24,12 @@ from .compatibility import check_no_step_cache, wants_negative
 from .conditioning import PART, Conditioning, split, stepwise, text_of, token_counts, with_pooled_by_step
 from .families import check_supported
 from .out_of_place import differentiable
+from .own_latents import can_share, with_own_latents
 from .progress import Progress
 from .values import check_fits, check_result
 
 Result = TypeVar("Result")
+_COUNT = "mirror_count"
 
 
 @dataclass
@@ -46,7 +48,7 @@ class Count:
                 x, args, kwargs = self._watched(x, args, kwargs)
             return executor(x, *args, **kwargs)
 
-        patcher.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "mirror_count", apply)
+        patcher.add_wrapper_with_key(WrappersMP.APPLY_MODEL, _COUNT, apply)
 
     def _watched(self, x: Tensor, args: tuple, kwargs: dict) -> tuple[Tensor, tuple, dict]:
         """The inputs, of which the first that takes a gradient tells when it arrives.
@@ -143,13 +145,14 @@ class Walk:
 
     def denoise(
         self, x: Tensor, sigma: Tensor, positive: list, negative: list | None = None, cfg: float = 1.0, hold=None,
-        branch: Branch = Branch.SAMPLER,
+        branch: Branch = Branch.SAMPLER, together: Callable[[dict], list[Tensor]] | None = None,
     ) -> Tensor:
         """The guided prediction D [B, C, H, W] at (x, sigma): one call of the guider, as a stock sampler makes it.
 
         Differentiable in x and in the texts if gradients are enabled. `hold` is `positive` or `negative`: the one that
         stays the same while x does. It is then evaluated once, without gradient, and not again for this x.
         `branch` says whom the evaluation is for, and with that which controls on the model act (branches.py).
+        `together` takes the place of the host's evaluation of both prompts.
         Patches that compare with a negative's prediction at every step (`wants_negative`) get the positive's if there
         is no negative.
         """
@@ -159,6 +162,8 @@ class Walk:
         options = options if branch is Branch.SAMPLER else marked(options, branch)
         if negative is None and wants_negative(options):
             negative = positive
+        if together is not None:
+            options = {**options, "sampler_calc_cond_batch_function": together}
         if hold is not None and cfg != 1 and "sampler_calc_cond_batch_function" not in options:
             options = {**options, "sampler_calc_cond_batch_function": lambda args: self._predict(args, hold)}
         scale = gradients.BackwardScale()
@@ -173,6 +178,41 @@ class Walk:
         if branch is Branch.EDIT or not self._shows_edit:
             self.denoised, self._shows_edit = denoised.detach(), branch is Branch.EDIT
         return scale.enter(denoised) if with_gradient and self.half else denoised
+
+    def denoise_pair(
+        self, x: Tensor, y: Tensor, sigma: Tensor, source: list, target: list, negative: list | None,
+        source_cfg: float, cfg: float,
+    ) -> tuple[Tensor, Tensor]:
+        """The predictions of the source at x and of the edit at y, both [B, C, H, W].
+
+        The same as two calls of `denoise`, by one call of the network where the source is not guided and nothing on
+        the model could tell the difference.
+        """
+        if source_cfg != 1 or not self._is_plain or not can_share([source, target, negative]):
+            seen = self.denoise(x, sigma, source, negative, source_cfg, branch=Branch.SOURCE)
+            return seen, self.denoise(y, sigma, target, negative, cfg, branch=Branch.EDIT)
+        taken = []
+
+        def together(args: dict) -> list[Tensor]:
+            conds, options = args["conds"], with_own_latents(args["model_options"], {len(args["conds"]): x})
+            *found, seen = comfy.samplers.calc_cond_batch(
+                args["model"], [*conds, source], args["input"], args["sigma"], options
+            )
+            taken.append(seen)
+            return found
+
+        edited = self.denoise(y, sigma, target, negative, cfg, branch=Branch.EDIT, together=together)
+        return taken[0], edited
+
+    @property
+    def _is_plain(self) -> bool:
+        """Whether the model has no patches and wrappers but ours that count: none that may tell branches apart."""
+        options = self.model_options.get("transformer_options", {})
+        patched = set(self.model_options) - {"transformer_options"} or any(
+            options.get(name) for name in ("patches", "patches_replace", "optimized_attention_override")
+        )
+        wrappers = {key for keys in options.get("wrappers", {}).values() for key in keys}
+        return not patched and wrappers <= {_COUNT}
 
     def _predict(self, args: dict, hold: list) -> list[Tensor]:
         """The predictions of both prompts, one at a time; the held one, from memory if it is there, comes first.

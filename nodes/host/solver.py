@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ...mirror_ops.guidance.classifier_free import Denoiser
 from ...mirror_ops.inversion.solvers import SolverContext
+from ...mirror_ops.stochastic.dpm_encoder import Pair
 from .branches import Branch
 from .denoiser import Walk
 from .families import input_scale, is_flow
@@ -33,6 +34,21 @@ def denoiser_of(
 
     def predict(x: Tensor, sigma: Tensor, cond: None) -> Tensor:
         return walk.denoise(x.to(walk.device), sigma.to(walk.device), prompt, against, cfg, branch=branch).cpu()
+
+    return predict
+
+
+def pair_of(walk: Walk, source_cfg: float, cfg: float, network: torch.dtype) -> Pair:
+    """Both predictions of CycleDiffusion, from and to a float64 state on the CPU: of the prompt `source` at x, and of
+    `target` at y; `negative`, if the walk has one, serves both. The network is called in the dtype `network`."""
+    source, target = (walk.prompts[name].entries for name in ("source", "target"))
+    negative = walk.prompts.get("negative")
+    negative = None if negative is None else negative.entries
+
+    def predict(x: Tensor, y: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        x, y, sigma = (value.to(network).to(walk.device) for value in (x, y, sigma))
+        both = walk.denoise_pair(x, y, sigma, source, target, negative, source_cfg, cfg)
+        return tuple(denoised.cpu().double() for denoised in both)
 
     return predict
 
