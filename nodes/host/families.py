@@ -47,6 +47,8 @@ def check_supported(model: ModelPatcher, latent: Tensor) -> None:
             f"Only still pictures can be inverted; {name} with a latent of {latent.ndim} dimensions is something else."
         )
     check_finite(latent, "`latent`")
+    if latent.shape[-2] * latent.shape[-1] < 2:
+        raise ValueError("The latent is a single cell, in which nothing can be edited. Give a larger picture.")
     if latent.shape[1] != latent_format.latent_channels:
         raise ValueError(
             f"The latent has {latent.shape[1]} channels and {name} needs {latent_format.latent_channels}. "

@@ -17,12 +17,20 @@ def model_folder(name: str) -> Path:
     if not name.strip():
         raise ValueError("`model` is empty. Give the folder of a downloaded transformers model (it holds config.json).")
     folder = Path(folder_paths.models_dir, Path(name.strip()).expanduser())
-    if not (folder / "config.json").is_file():
+    if not _is_file(folder / "config.json"):
         raise ValueError(
             f"There is no transformers model in {folder}: a folder with config.json is needed. Download one, for "
             "example with `huggingface-cli download NAME --local-dir FOLDER`, and give its path."
         )
     return folder
+
+
+def _is_file(path: Path) -> bool:
+    """Also for names that no file can have: too long, or with a NUL."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def library():

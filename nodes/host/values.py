@@ -15,6 +15,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 SEEDS = {"min": 0, "max": 2**64 - 1}  # as wide as those of the stock nodes
+LONGEST = 480  # characters of a message
 TEXT_LAYERS = ("context_embedder", "txt_in", "cap_embedder.1", "cond_seq_linear")  # SD3, Flux and Chroma, Lumina, Aura
 
 
@@ -32,7 +33,7 @@ def check_inputs(inputs: list, given: dict) -> None:
             chosen = (value or {}).get(put.id)
             _check_choice(put, chosen, [option.key for option in put.options])
             check_inputs(next(option for option in put.options if option.key == chosen).inputs, value)
-        elif value is None:
+        elif value is None or (isinstance(put, io.Autogrow.Input) and None in value.values()):
             raise ValueError(
                 f"`{put.id}` is empty: the node that it comes from has nothing to give, such as a checkpoint without a "
                 "VAE or CLIP. Connect one that has."
@@ -45,6 +46,8 @@ def check_inputs(inputs: list, given: dict) -> None:
             check_finite(value, f"`{put.id}`")
             if isinstance(put, io.Latent.Input):
                 _check_latent(put, value)
+            if isinstance(put, io.Conditioning.Input):
+                _check_texts(put, value)
 
 
 def _check_number(put, value: float) -> None:
@@ -66,6 +69,12 @@ def _check_latent(put, value: dict) -> None:
         raise ValueError(f"`{put.id}` has no picture in it. Connect a VAE Encode or an empty latent of still pictures.")
     if isinstance(value.get("noise_mask"), Tensor):
         check_mask(value["noise_mask"], value["samples"], f"the noise mask of `{put.id}`")
+
+
+def _check_texts(put, value: list) -> None:
+    texts = [entry[0] for entry in value]
+    if not texts or any(not isinstance(text, Tensor) or text.ndim != 3 for text in texts):
+        raise ValueError(f"`{put.id}` has no text embedding to work with. Connect a CLIPTextEncode.")
 
 
 def check_finite(value: object, name: str) -> None:
@@ -190,15 +199,29 @@ def _pooled_input(model, name: str, options: dict, latent: Tensor) -> Tensor | N
         ) from missing
 
 
+def one_line(text: str) -> str:
+    """A message without the line ends, and the middle, of a long text that it quotes."""
+    text = " ".join(text.split())
+    return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 + 5 :]}"
+
+
 def guarded(kind: type[io.ComfyNode]) -> type[io.ComfyNode]:
-    """The same node, whose inputs are checked before it runs."""
+    """The same node, whose inputs are checked before it runs, and whose errors fit on one line of the editor.
+
+    What is wired but brings nothing is left out, so that an optional input has its default.
+    """
     inner = kind.execute.__func__
     if getattr(inner, "checks_inputs", False):
         return kind
 
     def execute(cls, *args, **given) -> io.NodeOutput:
-        check_inputs(kind.define_schema().inputs, given)
-        return inner(cls, *args, **given)
+        try:
+            check_inputs(kind.define_schema().inputs, given)
+            return inner(cls, *args, **{name: value for name, value in given.items() if value is not None})
+        except ValueError as error:
+            if type(error) is not ValueError or (said := one_line(str(error))) == str(error):
+                raise
+            raise ValueError(said) from error
 
     execute.checks_inputs = True
     kind.execute = classmethod(execute)

@@ -20,12 +20,22 @@ LEFT_OUT = {"sigmas", "decoder", "decoder_negative", "edit_model"}  # valid, but
 FILES = {"MirrorLoadTrajectory": "trajectory", "MirrorLoadDirection": "direction", "CycleDiffusionLoad": "noises"}
 
 
+def distilled():
+    """UPSCALE_MODEL: an untrained edit, as Load Upscale Model reads it."""
+    from spandrel import ModelLoader
+
+    from mirror_ops.distillation.network import Shape, make
+    made = ModelLoader(device="cpu").load_from_state_dict(make(Shape()).state_dict()).eval()
+    made.patcher = tiny.patcher(made.model)
+    return made
+
+
 @cache
 def sources() -> dict:
     """Type -> the node that makes a valid value of it."""
     photo = {"IMAGE": lambda: torch.rand(1, 64, 64, 3, generator=torch.Generator().manual_seed(4)),
              "MASK": lambda: torch.ones(1, 64, 64), "VAE": tiny.vae, "CLIP_VISION": eye,
-             "SIGMAS": lambda: torch.tensor([9.0, 2.0, 0.0])}
+             "SIGMAS": lambda: torch.tensor([9.0, 2.0, 0.0]), "UPSCALE_MODEL": distilled}
     return {kind: give(make, kind) for kind, make in photo.items()}
 
 

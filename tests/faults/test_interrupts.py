@@ -15,7 +15,7 @@ ROUNDS, PARTS, SEED = 500, 10, 7
 LORA = "lora_unet_middle_block_1_transformer_blocks_0_attn2_to_k"
 PAPER = {"method": "paper", "method__inner_steps": 2, "method__learning_rate": 0.02, "method__early_stop": False}
 NULL_TEXT = {**PAPER, "method": "null text"}
-QUANTILE = {"threshold": "quantile", "threshold__quantile": 0.7, "threshold__over": "picture"}
+QUANTILE = {"threshold": "quantile", "threshold__quantile": 0.7, "threshold__over": "each picture"}
 
 
 class Planned(Exception):
@@ -123,7 +123,7 @@ class Long(Scene):
         self.sample(self.invert(PAPER))
 
     def null_text(self):
-        self.sample(self.invert(NULL_TEXT, cfg=2.0), positive=self.target, locality="auto")
+        self.sample(self.invert(NULL_TEXT, cfg=2.0), positive=self.target, negative=self.empty, locality="auto")
 
     def latent_guidance(self):
         energy = self.add("MirrorDemoEnergy", attribute="species", attribute__value="cat", weight=1.0)
