@@ -109,7 +109,9 @@ class Stage:
         execute = self.host.pack_module("nodes.edit.direction").CLIPDomainDirection.execute
         for case in cases:
             if case.sentences not in self.directions:
-                self.directions[case.sentences] = execute(self.clip, *case.sentences, "as given").args[0]
+                source, target = case.sentences
+                given = {"clip": self.clip, "source": source, "target": target, "sentences": "as given"}
+                self.directions[case.sentences] = execute(**given).args[0]
         each = [self.directions[case.sentences] for case in cases]
         pooled = None if each[0].pooled is None else torch.cat([one.pooled for one in each])
         return type(each[0])(torch.cat([one.delta for one in each]), pooled, each[0].meta)

@@ -166,9 +166,10 @@ def test_ours_is_edit_picture_as_it_comes(stage, cases, host):
 
     preset = next(one for one in edit_node.define_schema().inputs if one.id == "settings").options[0].key
     plain = {name: default(edit_node, name) for name in ("scheduler", "strength", "seed", "region")}
-    edited, _, _ = edit_node.execute(model, source, target, latent, {"settings": preset}, steps=STEPS, **plain).args
+    edited, *_ = edit_node.execute(model=model, source=source, target=target, latent=latent,
+                                   settings={"settings": preset}, steps=STEPS, **plain).args
     edge = {name: default(paste, name) for name in ("widen", "soften")}
-    picture, region = paste.execute(before, vae.decode(edited["samples"]), **edge, vae=vae).args
+    picture, region = paste.execute(original=before, edited=vae.decode(edited["samples"]), vae=vae, **edge).args
     ours = edit(stage, "ours", cases)
     assert (ours.pictures - picture).abs().max() < .01 and (ours.region[:, 0] - region).abs().max() < .05
     decoded = edit(stage, "ours-decoded", cases).pictures
