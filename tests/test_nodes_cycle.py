@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from harness.results import GraphFailed, GraphRejected
-from harness.tiny import Scene, flow, pictures, sdxl, unet
+from harness.tiny import Scene, flow, node, pictures, sdxl, unet
 
 PAPERS = "papers (50: 981, ..., 21, 1)"
 FAMILIES = {
@@ -250,3 +250,29 @@ def test_prompt_to_prompt_finds_its_source_in_the_path(run_graph, kind):
     change = off(run, free, scene)
     assert apart(samples(run, loose), samples(run, free)) < 1e-5 < 1e-2 * change
     assert apart(samples(run, tight), samples(run, free)) > 1e-2 * change
+
+
+def test_both_sides_share_one_call_of_the_network_a_step(run_graph):
+    """And it is what two calls give, as for a model with a patch, which might tell the sides apart."""
+    calls = []
+
+    def watched():
+        model = unet()
+        model.model.diffusion_model.register_forward_pre_hook(lambda _, args: calls.append(len(args[0])))
+        return model
+
+    def patched(model):
+        model = model.clone()
+        model.set_model_attn1_patch(lambda q, k, v, options: (q, k, v))
+        return model
+
+    scene = Scene(watched, steps=3)
+    other = scene.add(node(patched, ("MODEL",), {"model": "MODEL"}), model=scene.model)()
+    one = edit(scene, scene.text("a red dog"))
+    run = run_graph(scene)
+    assert calls == [3, 3, 3]
+    two = edit(scene, scene.text("a red dog"), model=other)
+    both = run_graph(scene)
+    assert calls[3:].count(1) == 3 and calls[3:].count(2) == 3
+    assert apart(samples(both, two), samples(run, one)) < 1e-4
+

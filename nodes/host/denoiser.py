@@ -208,7 +208,7 @@ class Walk:
     def _is_plain(self) -> bool:
         """Whether the model has no patches and wrappers but ours that count: none that may tell branches apart."""
         options = self.model_options.get("transformer_options", {})
-        patched = set(self.model_options) - {"transformer_options"} or any(
+        patched = set(self.model_options) - {"transformer_options", "to_load_options"} or any(
             options.get(name) for name in ("patches", "patches_replace", "optimized_attention_override")
         )
         wrappers = {key for keys in options.get("wrappers", {}).values() for key in keys}
