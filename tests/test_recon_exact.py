@@ -1,6 +1,7 @@
 """MirrorExactInvert in the real executor: stock samplers take its noise back to the picture, and nowhere else."""
 
 import functools
+import inspect
 
 import pytest
 import torch
@@ -166,3 +167,13 @@ def test_an_interrupt_stops_inversion_and_replay(run_graph):
             event == "progress" and data["node"] == at and data["value"] > 3))
         assert run.interrupted and back.id not in run.outputs
         assert (made.id in run.outputs) == (stop_at == "replay")
+
+
+@pytest.mark.parametrize("method", [EDICT, BDIA, EDIT_FRIENDLY], ids=lambda method: method["method"])
+def test_a_cached_sampler_holds_what_it_decodes_and_no_more(run_graph, method):
+    """A view of the whole walk would keep all its latents in memory for as long as the SAMPLER is cached."""
+    scene = Scene(steps=20)
+    made = exact(scene, method)
+    state = inspect.getclosurevars(run_graph(scene).outputs[made.id][1].sampler_function).nonlocals["state"]
+    for tensor in state if isinstance(state, tuple) else (state,):
+        assert tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()

@@ -95,26 +95,9 @@ def dpm_decode(
     With the prompt, eta and grid of the encoding it is the encoded picture. `on_step(i, x)` is called after each step.
     Where `mask` [B or 1, 1, H, W] is 0 the walk stays on `path`, the encoding's latents after each step (T of them).
     """
-    if mask is None:
-        path = repeat(start, len(sigmas) - 1)
-    return _decode(denoise, start, zip(path, noises, strict=True), sigmas, cond, eta, flow, on_step, mask)
-
-
-def _decode(
-    denoise: Denoiser,
-    start: Tensor,
-    steps: Iterable[tuple[Tensor, Tensor]],
-    sigmas: Tensor,
-    cond: object,
-    eta: float,
-    flow: bool,
-    on_step: Callable[[int, Tensor], None] | None,
-    mask: Tensor | None,
-) -> Tensor:
-    """`dpm_decode` with (latent of the path, noise) for each of the `steps`."""
     check_stochastic(sigmas, eta, flow)
-    x = start
-    for (i, sigma, sigma_next), (kept, z) in zip(moves(sigmas), steps, strict=True):
+    x, path = start, repeat(start, len(sigmas) - 1) if mask is None else path
+    for (i, sigma, sigma_next), z, kept in zip(moves(sigmas), noises, path, strict=True):
         mu, scale = ancestral_mean(x, denoise(x, sigma, cond), sigma, sigma_next, eta, flow)
         x = mu + scale * z
         x = x if mask is None else mask * x + (1 - mask) * kept
