@@ -160,8 +160,10 @@ class Walk:
         with_gradient = torch.is_grad_enabled()
         options = differentiable(self.model_options) if with_gradient else self.model_options
         options = options if branch is Branch.SAMPLER else marked(options, branch)
-        if negative is None and wants_negative(options):
-            negative = positive
+        if wants_negative(options):
+            negative = positive if negative is None else negative
+        elif cfg == 1 and branch is Branch.SOURCE:
+            negative = None  # which this pack's own patches ask for at cfg 1, too, but they keep still here
         if together is not None:
             options = {**options, "sampler_calc_cond_batch_function": together}
         if hold is not None and cfg != 1 and "sampler_calc_cond_batch_function" not in options:
