@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from harness.tiny import Scene, node, pictures, unet
-from mirror_ops.attention.cross_attention_guidance import cycle_weights
 
 STEPS = 3
 CAT, DOG = "a photo of a cat sitting on a car", "a photo of a dog sitting on a car"
@@ -21,7 +20,7 @@ CONTROLS = {
     "local blend": ("MirrorPromptToPrompt", {**P2P, "blend_words": "dog", "blend_from": 0.0, "blend_threshold": 0.95}),
     "mutual self-attention": ("MirrorMutualSelfAttention", {
         "first_step": 1, "first_layer": 2, "positive": "source", "negative": "joint"}),
-    "cross-attention guidance": ("MirrorCrossAttentionGuidance", {"amount": 20.0, "cycle": True}),
+    "cross-attention guidance": ("MirrorCrossAttentionGuidance", {"amount": 20.0}),
     "cross-attention guidance, two latents": ("MirrorCrossAttentionGuidance", {
         "amount": 20.0, "latents": "two latents (official code)"}),
     "proximal": ("MirrorProximalGuidance", {"proximal_map": "soft", **QUANTILE}),
@@ -116,14 +115,12 @@ def test_an_interrupt_leaves_nothing(run_graph, name, noise):
 
 @ALL
 def test_under_shared_noise_the_source_costs_no_pass(run_graph, name):
-    """Three rows a step, picture, edit and negative; those of a gradient come on top of that, and of the cycle loss."""
+    """Three rows a step, picture, edit and negative; those of a gradient come on top of that."""
     scene = Edit(name, "shared")
     made = scene.edit()
     run = run_graph(scene)
-    gradients = {
-        "cross-attention guidance": STEPS + len(cycle_weights(STEPS)), "cross-attention guidance, two latents": 2 * STEPS,
-    }.get(name, 0)
-    assert run.outputs[made.id][2] == 3 * STEPS + gradients
+    gradients = {"cross-attention guidance": 1, "cross-attention guidance, two latents": 2}.get(name, 0)
+    assert run.outputs[made.id][2] == STEPS * (3 + gradients)
 
 
 @pytest.mark.parametrize("name", ["inversion guidance", "reconstruction guidance"])
