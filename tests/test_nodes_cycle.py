@@ -275,4 +275,3 @@ def test_both_sides_share_one_call_of_the_network_a_step(run_graph):
     both = run_graph(scene)
     assert calls[3:].count(1) == 3 and calls[3:].count(2) == 3
     assert apart(samples(both, two), samples(run, one)) < 1e-4
-

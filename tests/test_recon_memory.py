@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from harness import tiny
+from mirror_ops.attention.mutual_self_attention import masked_mutual
 from mirror_ops.stochastic.energies import likeness
 
 MB = 2**20
@@ -53,6 +54,15 @@ def test_the_views_of_an_energy_are_held_one_at_a_time(memory):
     (one, _), (many, slope) = peak(1), peak(20)
     assert many < 1.5 * one
     assert torch.equal(slope, peak(20)[1]) and slope.norm() > 0, "the backward pass must see the same views"
+
+
+def test_masked_mutual_self_attention_makes_no_attention_map(memory):
+    pixels, heads = 1024, 4
+    q, k, v = (torch.randn(1, pixels, heads * 8) for _ in range(3))
+    area = torch.rand(1, pixels)
+    with torch.no_grad(), memory.Account() as account:
+        masked_mutual(q, k, v, heads, area, area)
+    assert account.peak < heads * pixels * pixels * 4 / 4, "a quarter of one float32 map"
 
 
 @pytest.mark.slow

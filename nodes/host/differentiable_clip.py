@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from .gradients import NormalTensors
 
-# Memory of a gradient through the decoder or the encoder, in the host's estimates of one decoding: `bench memory`.
+# An allowance for a gradient through the decoder, which keeps its activations, in the host's estimates of one decoding.
 ROOM = 4
 
 
