@@ -67,7 +67,7 @@ def test_every_method_is_tuned_with_the_same_budget(host):
         "floor", "ceiling", "ddim-cfg1", "pix2pix-zero-A", "pix2pix-zero-B", "pix2pix-zero-C", "pix2pix-zero-D",
         "pix2pix-zero-code", *(name for name in METHODS if name.startswith(("ours-", "ours+", "mirror-")) and not
                                name.startswith(("mirror-paper", "mirror-caption"))))
-    own = {"first_step", "strength", "cfg", "settings", "cfg_until", "cfg_after"}
+    own = {"first_step", "strength", "cfg", "settings", "region"}
     for name, method in METHODS.items():
         if name in untuned:
             assert not method.tries, name
@@ -178,15 +178,13 @@ def test_ours_is_edit_picture_as_it_comes(stage, cases, host):
 
 
 def test_every_control_acts_on_ours_at_no_reference_pass(stage, cases):
-    """Proximal and inversion guidance compare with the negative on both sides, which is a pass a step."""
     from bench.edit_methods import METHODS
     from bench.edits_measure import alone
     plain = edit(stage, "ours", cases[:1]).pictures
     for name in (name for name in METHODS if name.startswith("ours+")):
         picture, found = alone(stage, METHODS[name], METHODS[name].published, cases[0])
         gradients = STEPS if name == "ours+guidance" else 0
-        each = 4 if name in ("ours+proximal", "ours+pull") else 3
-        assert found["backwards"] == gradients and found["forwards"] == each * STEPS + gradients, name
+        assert found["backwards"] == gradients and found["forwards"] == 3 * STEPS + gradients, name
         assert (picture - plain).abs().max() > 1e-3, name
 
 

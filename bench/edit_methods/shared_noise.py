@@ -51,8 +51,8 @@ def inf_edit(g: Graph, w: Wires, cfg: float) -> Made:
 
 
 METHODS = {
-    "ours": Method(edit_picture, {}, ({"settings": "faithful"}, {"settings": "bold"}, {"cfg": 3.0, "cfg_until": .2,
-                   "cfg_after": 1.25}), "Edit Picture and Paste Edit onto Original, as they come"),
+    "ours": Method(edit_picture, {}, ({"settings": "faithful"}, {"settings": "bold"}, {"region": "everywhere"}),
+                   "Edit Picture and Paste Edit onto Original, as they come"),
     "ours-faithful": Method(edit_picture, {"settings": "faithful"}, about="the same, the preset `faithful`"),
     "ours-bold": Method(edit_picture, {"settings": "bold"}, about="the preset `bold`"),
     "ours-decoded": Method(edit_picture, {"paste": False}, about="without the original's pixels put back"),
