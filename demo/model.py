@@ -44,6 +44,8 @@ HEADS = {"num_heads": -1, "num_head_channels": 32}
 class LatentFormat(comfy.latent_formats.LatentFormat):
     scale_factor = 1.0
     latent_channels = LATENT_CHANNELS
+    largest = 32                                  # cells a side that the pack's nodes take: twice those it learnt
+    knows = "cartoon animals of 128 x 128"
 
     def __init__(self):
         if PREVIEW.exists():                      # made by `python run.py train --stages preview`

@@ -9,7 +9,7 @@ import pytest
 from demo.graphs import FILES
 from demo.graphs.box import NAME as BOX
 from harness.editor import READABLE, SCREEN
-from harness.environment import ROOT, SetupError
+from harness.environment import PACK_NAME, ROOT, SetupError
 
 pytestmark = pytest.mark.browser
 SHOTS = ROOT / "output" / "browser"
@@ -107,6 +107,23 @@ def test_mirror_report_shows_its_words_and_its_curve(editor, server):
     assert _pictures(server, editor, "MirrorReport")
 
 
+def test_from_the_template_browser_to_the_first_edit_in_three_clicks(chromium, server):
+    """As a newcomer does it: no settings, the templates open by themselves."""
+    from harness.browser import Editor
+    with Editor(chromium, server, False, SHOTS, **{"Comfy.TutorialCompleted": False}) as editor:
+        editor.page.get_by_text(PACK_NAME, exact=True).first.click()
+        editor.settle()
+        editor.shot("template-browser")
+        lines = list(dict.fromkeys(line for line in editor.text().splitlines() if line in FILES.values()))
+        assert lines == list(FILES.values())[:len(lines)] and lines     # more come as one scrolls
+        editor.page.get_by_text(FILES[FLAGSHIP], exact=True).first.click()
+        editor.settle(3000)
+        editor.run()
+        editor.shot("first-edit")
+        assert _pictures(server, editor, "SaveImage")
+        assert editor.errors == []
+
+
 @MODES
 def test_a_preview_of_the_edit_is_seen_while_it_is_made(editor, server):
     editor.open(template(server, FLAGSHIP))
@@ -119,15 +136,15 @@ def test_a_preview_of_the_edit_is_seen_while_it_is_made(editor, server):
 
 @MODES
 def test_an_error_is_told_in_its_sentence(editor, server):
-    editor.open(template(server, FLAGSHIP))
-    editor.set("MirrorEdit", "scheduler", "karras")
-    editor.set("MirrorEdit", "steps", 1)
-    editor.set("MirrorDemoScene", "seed", 5)
-    editor.set("MirrorEdit", "strength", 1e30)
-    editor.press_run()
-    editor.settle(8000)
+    from PIL import Image
+    Image.new("RGB", (512, 384), "olive").save(server.base / "input" / "photo.png")
+    editor.open(template(server, "edit_own_picture"))
+    editor.set("LoadImage", "image", "photo.png")
+    editor.run()
+    editor.page.get_by_role("button", name="View details").click()
+    editor.page.get_by_text("only knows cartoon animals of 128 x 128").first.wait_for(timeout=10_000)
     editor.shot("error")
-    editor.errors.clear()
+    editor.errors.clear()       # the editor logs the error that it shows
 
 
 @MODES

@@ -199,3 +199,18 @@ def test_what_does_not_fit_is_refused_in_words(run_graph, changes, says):
     edit(g, **links)
     with pytest.raises(GraphFailed, match=says):
         run_graph(g)
+
+
+def test_the_demo_model_says_that_it_knows_no_photos(run_graph):
+    def node(kind, **inputs):
+        return {"class_type": kind, "inputs": inputs}
+
+    graph = {"world": node("MirrorDemoModel"),
+             "photo": node("EmptyImage", width=512, height=384, batch_size=1, color=9),
+             "latent": node("VAEEncode", pixels=["photo", 0], vae=["world", 2]),
+             "words": node("CLIPTextEncode", clip=["world", 1], text="a photo of a cat"),
+             "edit": node("MirrorEdit", model=["world", 0], source=["words", 0], target=["words", 0],
+                          latent=["latent", 0], settings="balanced", steps=2, scheduler="ddim_uniform", strength=1.0,
+                          seed=0, region="auto")}
+    with pytest.raises(GraphFailed, match="only knows cartoon animals of 128 x 128; the picture is 512 x 384"):
+        run_graph(graph)

@@ -54,6 +54,12 @@ def check_supported(model: ModelPatcher, latent: Tensor) -> None:
             f"The latent has {latent.shape[1]} channels and {name} needs {latent_format.latent_channels}. "
             "Encode the picture with this model's own VAE."
         )
+    if max(latent.shape[-2:]) > getattr(latent_format, "largest", max(latent.shape[-2:])):
+        height, width = (8 * cells for cells in latent.shape[-2:])
+        raise ValueError(
+            f"This is the demo model, which only knows {latent_format.knows}; the picture is {width} x {height}. Load "
+            "a checkpoint of your own for it."
+        )
 
 
 def noise_levels(model: ModelPatcher, scheduler: str, steps: int, denoise: float = 1.0) -> Tensor:
