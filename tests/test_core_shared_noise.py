@@ -4,7 +4,7 @@ import torch
 
 from harness import toys
 from mirror_ops.guidance.classifier_free import guided
-from mirror_ops.walks.shared_noise import picture_generators, shared_noise
+from mirror_ops.walks.shared_noise import coarse, picture_generators, shared_noise
 
 BEFORE, AFTER = 0.0, 0.7
 
@@ -99,30 +99,38 @@ def test_opposite_noises_follow_each_other():
     assert (pairs[1:, 0] - pairs[:-1, 0]).abs().min(dim=1).values.max() > 0 and pairs.std() > 0.5
 
 
-def test_the_region_keeps_the_picture_outside_and_sees_the_edit_so_far():
-    denoise, picture, seen = toys.mixture(), toys.pictures(1), []
+def test_what_is_kept_decides_and_sees_the_edit_so_far():
+    picture, seen = toys.pictures(1), []
     left = torch.zeros(1, 1, 8, 6, dtype=torch.float64)
     left[..., :3] = 1
 
-    def region(i, change):
+    def keep(i, change):
         seen.append(change)
-        return left
+        return left * change
 
     for flow in (False, True):
-        steps = []
-        denoise = toys.mixture(flow=flow)
-        made = walk(branch(denoise, BEFORE), branch(denoise, AFTER), picture, grids(flow), flow, region=region,
+        steps, denoise = [], toys.mixture(flow=flow)
+        made = walk(branch(denoise, BEFORE), branch(denoise, AFTER), picture, grids(flow), flow, keep=keep,
                     on_step=lambda i, edited, steps=steps: steps.append(edited))
         assert torch.equal(made[..., 3:], picture[..., 3:]) and (made - picture)[..., :3].abs().min() > 0
         assert len(steps) == 12 and torch.allclose(steps[-1], made, atol=1e-12)
     assert all((change[..., 3:].abs().max() > 0) for change in seen)
 
 
-@pytest.mark.parametrize("more, says", [({"draws": 0}, "1 or more"), ({"draws": [1, 2]}, "each of the 12 steps")])
-def test_what_does_not_fit_is_refused(more, says):
+@pytest.mark.parametrize("flow", [False, True])
+def test_coarse_keeps_what_noise_lets_see(flow):
+    change = torch.randn(2, 4, 32, 32, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    noisy, clear = (torch.tensor(level / (1 + level) if flow else level, dtype=torch.float64) for level in (6.0, 3.0))
+    assert torch.equal(coarse(change, clear, flow), change)
+    window = change[:, :, 8:13, 20:25].mean((2, 3))
+    assert torch.allclose(coarse(change, noisy, flow)[:, :, 10, 22], window)
+    even = torch.full_like(change, 0.3)
+    assert torch.allclose(coarse(even, noisy, flow), even)
+    assert torch.isfinite(coarse(change, torch.tensor(1.0), True)).all()
+
+
+def test_too_few_generators_are_refused():
     denoise = toys.mixture()
-    with pytest.raises(ValueError, match=says):
-        walk(branch(denoise, BEFORE), branch(denoise, AFTER), toys.pictures(1), grids(False), **more)
-    with pytest.raises(ValueError, match="2 pictures need 2 noise generators, not 1"):
+    with pytest.raises(ValueError, match="2 pictures need as many noise generators, not 1"):
         shared_noise(branch(denoise, BEFORE), branch(denoise, AFTER), toys.pictures(2), grids(False),
                      picture_generators(0, [0]))

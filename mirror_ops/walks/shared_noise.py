@@ -12,11 +12,14 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Generator, Tensor
 
+from ..regions.finders import softened
 from .ddim import moves, to_d
 from .sample import Branch
 
-Region = Callable[[int, Tensor], Tensor]
+Keep = Callable[[int, Tensor], Tensor]
 SEEDS = 2**64
+HIDES = 4.5  # the level at which noise, averaged over the cells below, is as large as the picture's own contrast
+COARSE = 2  # cells: the mean of 5 x 5
 
 
 def shared_noise(
@@ -27,40 +30,51 @@ def shared_noise(
     generators: Sequence[Generator],
     *,
     flow: bool = False,
-    draws: int | Sequence[int] = 1,
+    draws: int = 1,
     jump: bool = False,
     antithetic: bool = True,
-    region: Region | None = None,
+    keep: Keep | None = None,
     on_step: Callable[[int, Tensor], None] | None = None,
 ) -> Tensor:
     """[B, C, H, W] the edited picture, from `picture` [B, C, H, W], a clean latent, on falling `sigmas` [T+1].
 
     `source` is asked before `edit` at each draw, at the same level and under the same noise. `generators`, one for each
     picture, draw the noise, so that a picture's edit does not depend on what it is batched with. `draws`: so many
-    noises a step, or [T] a number for each step, whose moves are averaged. `antithetic` draws are each followed by
-    their opposite, so that what is odd in the noise cancels at no cost. `region(i, change) -> m` in [0, 1],
-    broadcastable to [B, C, H, W], says how much of the edit so far, `change` [B, C, H, W], is kept. `on_step(i,
-    edited)` sees the edit after each step. Latents are x0 + sigma n, or (1 - sigma) x0 + sigma n with `flow`.
+    noises a step, whose moves are averaged. `antithetic` noises are each followed by their opposite, so that what is
+    odd in the noise cancels at no cost. `keep(i, change) -> change` [B, C, H, W] says what is kept of the edit so far,
+    its difference from the picture, after each step (see `coarse`, and regions/). `on_step(i, edited)` sees the edit
+    after each step. Latents are x0 + sigma n, or (1 - sigma) x0 + sigma n with `flow`.
 
     The walk may start below the noisiest level: the picture then decides more. Raises ValueError for a number of
-    generators or of draws that does not fit.
+    generators that does not fit.
     """
-    counts = _counts(draws, len(sigmas) - 1, len(generators), len(picture))
+    if len(generators) != len(picture):
+        raise ValueError(f"{len(picture)} pictures need as many noise generators, not {len(generators)}.")
     noises = noise_of(generators, picture, antithetic)
     offset = torch.zeros_like(picture)  # of the noised edit from the noised picture; shrinks with a flow model's signal
     for i, sigma, sigma_next in moves(sigmas):
-        pairs = [_pair(source, edit, picture, offset, next(noises), sigma, i, flow) for _ in range(counts[i])]
+        pairs = [_pair(source, edit, picture, offset, next(noises), sigma, i, flow) for _ in range(draws)]
         after = signal(sigma_next, flow)
         if jump:
             offset = after * _mean([edited - kept for _, kept, _, edited in pairs])
         else:
             slopes = [to_d(x_e, edited, sigma) - to_d(x_s, kept, sigma) for x_s, kept, x_e, edited in pairs]
             offset = offset + (sigma_next - sigma) * _mean(slopes)
-        if region is not None:
-            offset = region(i, offset / after) * offset
+        if keep is not None:
+            offset = after * keep(i, offset / after)
         if on_step is not None:
             on_step(i, picture + offset / after)
     return picture + offset / signal(sigmas[-1], flow)
+
+
+def coarse(change: Tensor, sigma: Tensor, flow: bool = False) -> Tensor:
+    """A change [B, C, H, W] without what noise of this level hides: averaged over COARSE cells to each side at the
+    noisy end, and as it is below HIDES (in variance-exploding units).
+
+    What is decided finer than it can be seen, such as where an ear ends, is a guess that the rest of the walk is left
+    with. Colours and large shapes are decided at high noise and nowhere else, so the walk begins there all the same.
+    """
+    return softened(change, COARSE) if sigma > HIDES * signal(sigma, flow) else change
 
 
 def signal(sigma: Tensor, flow: bool) -> Tensor | float:
@@ -93,13 +107,3 @@ def _pair(source, edit, picture, offset, noise, sigma, i, flow) -> tuple[Tensor,
 
 def _mean(values: list[Tensor]) -> Tensor:
     return values[0] if len(values) == 1 else torch.stack(values).mean(dim=0)
-
-
-def _counts(draws: int | Sequence[int], steps: int, generators: int, batch: int) -> Sequence[int]:
-    """[T] the draws of each step; ValueError if something does not fit."""
-    if generators != batch:
-        raise ValueError(f"{batch} pictures need {batch} noise generators, not {generators}.")
-    counts = [draws] * steps if isinstance(draws, int) else draws
-    if len(counts) != steps or min(counts) < 1:
-        raise ValueError(f"`draws` needs a number of 1 or more for each of the {steps} steps.")
-    return counts

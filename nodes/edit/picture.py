@@ -17,9 +17,9 @@ AUTO, EVERYWHERE, CUSTOM = "auto", "everywhere", "custom"
 
 
 PRESETS = {
-    "balanced": Guidance(2.5, 0.3, 1.5),
-    "faithful": Guidance(1.5, 1.0, 1.5),
-    "bold": Guidance(4.0, 0.3, 2.0),
+    "balanced": Guidance(3.0, 0.45, 1.25),
+    "faithful": Guidance(2.0, 0.45, 1.25),
+    "bold": Guidance(4.0, 0.45, 1.5),
 }
 
 
@@ -87,7 +87,7 @@ def _edit_inputs() -> list:
             "balanced: what was asked, little else. faithful: keeps more, misses more. bold: leaves less of the old. "
             "custom: your own guidance."
         )),
-        io.Int.Input("steps", default=50, min=1, max=1000, tooltip="20 is quick, 50 good; 3 passes a step."),
+        io.Int.Input("steps", default=25, min=1, max=1000, tooltip="25 is good, more hardly better; 3 passes a step."),
         io.Combo.Input("scheduler", options=families.SCHEDULERS, default="ddim_uniform", tooltip="As in KSampler."),
         io.Float.Input(
             "strength", default=1.0, min=-10.0, max=10.0, step=0.05,
@@ -123,13 +123,20 @@ def _optional_inputs() -> list:
 
 
 def _settings() -> list:
+    cfg = {"min": 0.0, "max": 30.0, "step": 0.1}
+    part = {"min": 0.0, "max": 1.0, "step": 0.01}
+    shipped = PRESETS["balanced"]
     custom = [
-        io.Float.Input("cfg", default=2.5, min=0.0, max=30.0, step=0.1, tooltip="Towards the target, at first."),
-        io.Float.Input("cfg_until", default=0.3, min=0.0, max=1.0, step=0.01, tooltip="Part of the walk it lasts."),
-        io.Float.Input("cfg_after", default=1.5, min=0.0, max=30.0, step=0.1, tooltip="From then on; 1 is cheaper."),
         io.Float.Input(
-            "source_cfg", default=1.0, min=0.0, max=30.0, step=0.1, tooltip="FlowEdit guides the source side too.",
+            "cfg", default=shipped.cfg, **cfg, tooltip="Towards the target, where it is decided what is there.",
         ),
+        io.Float.Input("cfg_until", default=shipped.until, **part, tooltip="Part of the walk at which that ends."),
+        io.Float.Input("cfg_after", default=shipped.after, **cfg, tooltip="From then on; 1 is cheaper."),
+        io.Boolean.Input("coarse", default=True, optional=True, tooltip=(
+            "Keep of each change only what is coarse enough to be seen through the noise of its step."
+        )),
+        io.Boolean.Input("antithetic", default=True, optional=True, tooltip="Every other noise is its opposite."),
+        io.Float.Input("source_cfg", default=1.0, **cfg, tooltip="FlowEdit guides the source side too."),
         io.Int.Input("draws", default=1, min=1, max=16, tooltip="Noises a step, whose moves are averaged."),
         io.Boolean.Input("jump", default=False, tooltip=(
             "At each step jump to where the network now sees the edit (InfEdit) instead of going a step towards it."
@@ -139,10 +146,13 @@ def _settings() -> list:
 
 
 def chosen(settings: dict) -> Guidance:
+    """The guidance of a preset or of the custom widgets; without its optional ones, the published walks."""
     if settings["settings"] != CUSTOM:
         return PRESETS[settings["settings"]]
-    given = {name: settings[name] for name in ("cfg", "source_cfg", "draws", "jump")}
-    return Guidance(until=settings["cfg_until"], after=settings["cfg_after"], **given)
+    published = {"coarse": False, "antithetic": False}
+    given = published | {name: value for name, value in settings.items() if value is not None}
+    same = {name: given[name] for name in ("cfg", "source_cfg", "draws", "jump", "coarse", "antithetic")}
+    return Guidance(until=given["cfg_until"], after=given["cfg_after"], **same)
 
 
 def why_nothing(prompts: dict, edit_model, allowed: torch.Tensor | None) -> str:

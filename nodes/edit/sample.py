@@ -10,7 +10,7 @@ from ...mirror_ops.regions.edit_mask import edited_region, probes, walked_region
 from ...mirror_ops.regions.found import late_region
 from ...mirror_ops.walks.edit_schedule import EditSchedule, amounts, guidance
 from ...mirror_ops.walks.sample import Locality, mirror_sample
-from ...mirror_ops.walks.shared_noise import picture_generators, shared_noise
+from ...mirror_ops.walks.shared_noise import coarse, picture_generators, shared_noise
 from ...mirror_ops.walks.trajectory import Mirror, cpu
 from ..host import families
 from ..host.attach import SHARED_NOISE
@@ -136,10 +136,15 @@ def _shared_walk(
         branches = MirrorBranches(walk, schedule, schedule.kept, against, source_cfg=1.0)
         picture = mirror.latents[-1].to(walk.device)
         found = late_region(picture, mirror.steps) if locality == AUTO else None
-        local = Local(picture, found, allowed)
+        local, flow = Local(picture, found, allowed), families.is_flow(model)
+
+        def keep(i: int, change: Tensor) -> Tensor:
+            change = coarse(change, walk.sigmas[i], flow)
+            return local(i, change) * change
+
         edited = shared_noise(
             branches.source, branches.edit, picture, walk.sigmas, picture_generators(seed, range(batch)),
-            flow=families.is_flow(model), region=local,
+            flow=flow, keep=keep,
             on_step=lambda i, edited: walk.progress.reached(2 * (i + 1), edited),
         )
         return edited, picture, local.region

@@ -3,10 +3,10 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-from torch import Tensor, ones_like
+from torch import Tensor
 
 from ...mirror_ops.regions.found import late_region, latent_region
-from ...mirror_ops.walks.shared_noise import picture_generators, shared_noise
+from ...mirror_ops.walks.shared_noise import coarse, picture_generators, shared_noise
 from ...mirror_ops.walks.trajectory import cpu
 from ..host.attach import SHARED_NOISE
 from ..host.branches import Branch
@@ -14,7 +14,11 @@ from ..host.denoiser import Walk, run
 
 
 class Guidance(NamedTuple):
-    """How strongly the edit is asked for along the walk: `cfg` until `until`, `after` from then on."""
+    """How strongly the edit is asked for along the walk, and by which form of it.
+
+    `cfg` until `until`, where it is decided what is there; `after` from then on. The rest as in `shared_noise` and
+    `coarse`.
+    """
 
     cfg: float
     until: float
@@ -22,6 +26,8 @@ class Guidance(NamedTuple):
     source_cfg: float = 1.0
     draws: int = 1
     jump: bool = False
+    coarse: bool = True
+    antithetic: bool = True
 
     def at(self, steps: int) -> list[float]:
         """[T] the cfg of each step."""
@@ -47,7 +53,7 @@ class Plan(NamedTuple):
         """The edited picture [B, C, H, W], by two branches."""
         return shared_noise(
             source, edit, picture, self.sigmas.to(picture), picture_generators(self.seed, self.places), flow=self.flow,
-            draws=self.guidance.draws, jump=self.guidance.jump, **more,
+            draws=self.guidance.draws, jump=self.guidance.jump, antithetic=self.guidance.antithetic, **more,
         )
 
 
@@ -116,17 +122,19 @@ def _edited(walk: Walk, samples: Tensor, source: Callable, plan: Plan) -> tuple[
     def edit(x: Tensor, sigma: Tensor, i: int) -> Tensor:
         return walk.denoise(x, sigma, target, against, cfgs[i], branch=Branch.EDIT)
 
-    def region(i: int, change: Tensor) -> Tensor:
-        return _kept(found(i, change) if plan.local else ones_like(change[:, :1]), allowed)
+    def keep(i: int, change: Tensor) -> Tensor:
+        if plan.guidance.coarse:
+            change = coarse(change, plan.sigmas[i], plan.flow)
+        return _within(allowed, found(i, change) * change if plan.local else change)
 
     def on_step(i: int, edited: Tensor) -> None:
         changes.append(float((edited - picture).square().mean().sqrt() / picture.std()))
         walk.progress.reached(round((i + 1) / plan.steps * walk.progress.total), edited)
 
-    edited = plan.walk(source, edit, picture, region=region, on_step=on_step)
-    acted = _kept(latent_region(edited - picture, picture), allowed)
+    edited = plan.walk(source, edit, picture, keep=keep, on_step=on_step)
+    acted = _within(allowed, latent_region(edited - picture, picture))
     return cpu(picture), cpu(edited), cpu(acted), changes
 
 
-def _kept(region: Tensor, allowed: Tensor | None) -> Tensor:
-    return region if allowed is None else region * allowed
+def _within(allowed: Tensor | None, x: Tensor) -> Tensor:
+    return x if allowed is None else x * allowed
