@@ -26,7 +26,8 @@ from .families import check_supported
 from .out_of_place import differentiable
 from .own_latents import can_share, with_own_latents
 from .progress import Progress
-from .values import check_fits, check_result
+from .text_fit import check_fits
+from .values import check_result
 
 Result = TypeVar("Result")
 _COUNT = "mirror_count"

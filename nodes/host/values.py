@@ -1,8 +1,7 @@
 """What enters a node and what leaves a walk: numbers that are finite and in range, and pictures that are there.
 
 `check_inputs` runs before every node of the pack (see `nodes.found`): the host checks the range of a widget, but not of
-a number that comes by wire, and nothing of what tensors hold. `check_fits` and `check_result` stand at either end of
-`denoiser.run`.
+a number that comes by wire, and nothing of what tensors hold. `check_result` stands at the end of `denoiser.run`.
 """
 
 import dataclasses
@@ -16,7 +15,6 @@ from torch import Tensor
 
 SEEDS = {"min": 0, "max": 2**64 - 1}  # as wide as those of the stock nodes
 LONGEST = 480  # characters of a message
-TEXT_LAYERS = ("context_embedder", "txt_in", "cap_embedder.1", "cond_seq_linear")  # SD3, Flux and Chroma, Lumina, Aura
 
 
 def check_inputs(inputs: list, given: dict) -> None:
@@ -138,65 +136,6 @@ def check_mask(mask: Tensor, pictures: Tensor, name: str) -> None:
         raise ValueError(f"There are {found} masks in {name} for {len(pictures)} picture(s): give one, or one each.")
     if not mask.any():
         logging.warning("%s is empty, as that of a Load Image without a painted mask: the edit may act nowhere.", name)
-
-
-def check_fits(model, prompts: dict[str, list], latent: Tensor) -> None:
-    """Raises ValueError unless the texts have the widths that this model's network reads: else the CLIP is another's.
-
-    model: a ModelPatcher; prompts: name -> CONDITIONING; latent [B, C, H, W].
-    """
-    family, width, pooled = type(model.model).__name__, text_width(model), pooled_width(model)
-    for name, prompt in prompts.items():
-        for text, options in prompt:
-            if width is not None and text.shape[-1] != width:
-                raise ValueError(
-                    f"The {name} prompt has {text.shape[-1]} numbers a token and {family} reads {width}: it was "
-                    "encoded by the CLIP of another model. Encode it with the CLIP that belongs to this one."
-                )
-            found = _pooled_input(model, name, options, latent)
-            if None not in (pooled, found) and found.shape[-1] != pooled:
-                raise ValueError(
-                    f"The pooled output of the {name} prompt does not fit {family} ({found.shape[-1]} numbers instead "
-                    f"of {pooled}): it was encoded by the CLIP of another model. Use the one that belongs to this."
-                )
-
-
-def text_width(model) -> int | None:
-    """How many numbers a token of the text has that the network reads; None where it cannot be told."""
-    network = model.model.diffusion_model
-    layers = [_layer(network, path) for path in TEXT_LAYERS]
-    layers += [part.attn2.to_k for part in network.modules() if hasattr(getattr(part, "attn2", None), "to_k")][:1]
-    return next((layer.in_features for layer in layers if hasattr(layer, "in_features")), None)
-
-
-def _layer(network: torch.nn.Module, path: str):
-    try:
-        return network.get_submodule(path)
-    except AttributeError:
-        return None
-
-
-def pooled_width(model) -> int | None:
-    """How many numbers the network reads beside the text, sizes included; None if none."""
-    flux = _layer(model.model.diffusion_model, "vector_in.in_layer")
-    if flux is not None:
-        return getattr(flux, "in_features", None)
-    return model.model.model_config.unet_config.get("adm_in_channels") or None
-
-
-def _pooled_input(model, name: str, options: dict, latent: Tensor) -> Tensor | None:
-    """What the model makes of the pooled output and sizes; ValueError if it needs a pooled output that is missing."""
-    if "unclip_conditioning" in options:  # takes the place of the pooled output, and weights to look at
-        return None
-    sizes = {"height": latent.shape[-2] * 8, "width": latent.shape[-1] * 8}
-    try:
-        return model.model.encode_adm(
-            **{**sizes, "noise": latent, "device": torch.device("cpu"), "prompt_type": name, **options})
-    except KeyError as missing:
-        raise ValueError(
-            f"{type(model.model).__name__} reads a pooled output beside the text, which the {name} prompt lacks "
-            f"({missing}). Encode it with the CLIP of this model."
-        ) from missing
 
 
 def one_line(text: str) -> str:
