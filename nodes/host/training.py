@@ -50,9 +50,13 @@ def listed_name(path: Path) -> str:
 def _inside(root: Path, name: str) -> Path:
     root = root.absolute()
     path = Path(os.path.normpath(root / name.strip()))
-    if "\0" in name or not name.strip() or path == root or not path.is_relative_to(root):
-        raise ValueError(f"{name!r} is no name for a file or folder. Give one like `fox to dog`.")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    wrong = "\0" in name or not name.strip() or path == root or not path.is_relative_to(root)
+    if wrong or max(map(len, map(os.fsencode, path.parts))) > 200:  # most file systems end at 255 bytes
+        raise ValueError(f"{name[:100]!r} is no name for a file or folder. Give a short one like `fox to dog`.")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"No folder can be made for {name[:100]!r} ({error.strerror}). Give another.") from error
     return path
 
 
