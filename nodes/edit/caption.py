@@ -81,7 +81,7 @@ class MirrorSentences(io.ComfyNode):
                 io.Int.Input("count", default=256, min=1, max=10000, tooltip="Sentences in all; the paper uses 1000."),
                 io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=False),
                 io.String.Input("instruction", default=ASKS, multiline=True, optional=True, advanced=True,
-                                tooltip="{word} stands for the word, {a} for its article."),
+                                tooltip="In braces, word stands for the word and a for its article."),
             ],
             outputs=[io.String.Output(display_name="sentences", tooltip="One a line.")],
         )
