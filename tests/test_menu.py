@@ -3,6 +3,7 @@ import re
 
 import pytest
 
+from harness.environment import ROOT
 from harness.locales import schemas, texts
 from harness.pages import README, filled, tables
 
@@ -43,3 +44,26 @@ def test_people_find_it_by_what_they_type(nodes, words, node):
 def test_the_readmes_tables_are_those_of_the_nodes_and_templates(nodes):
     text = README.read_text(encoding="utf-8")
     assert text == filled(text, tables(nodes)), "run: python run.py pages"
+
+
+PAGES = sorted((ROOT / "web" / "docs").glob("*.md"))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_a_help_page_says_when_to_use_its_node_and_beside_which(page):
+    text = page.read_text(encoding="utf-8")
+    assert all(re.search(rf"^\*\*{part}\*\* \S", text, re.MULTILINE) for part in ("When to use it.", "Neighbours."))
+
+
+def test_a_help_page_says_what_every_input_does(nodes):
+    plain = {"model", "vae"}    # what they are is said by their names
+    for page in PAGES:
+        text, given = page.read_text(encoding="utf-8"), nodes[page.stem]["input"]
+        asked = {name for group in ("required", "optional") for name in given.get(group, {})} - plain
+        assert [name for name in sorted(asked) if f"`{name}`" not in text] == [], page.stem
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_a_formula_is_no_wider_than_the_editors_help_panel(page):
+    code = re.findall(r"^    .*|(?<=^```\n)[^`]*", page.read_text(encoding="utf-8"), re.MULTILINE)
+    assert [line for block in code for line in block.splitlines() if len(line.strip()) > 48] == []
