@@ -85,7 +85,7 @@ def _fitting(before, after, region) -> tuple:
     if before.shape != after.shape:
         raise ValueError(
             f"`before` is {tuple(before.shape)} and `after` {tuple(after.shape)}: a pair is of one size. Put the edit "
-            "back into the picture first, with Mirror Paste."
+            "back into the picture first, with Paste Edit onto Original."
         )
     before, after = (picture[..., :3].float().movedim(-1, 1).cpu() for picture in (before, after))
     region = region.float().reshape(-1, 1, *region.shape[-2:]).cpu()
