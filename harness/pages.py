@@ -56,8 +56,9 @@ def illustrated(page: str, template: str | None) -> str:
 
 def tables(nodes: dict[str, dict]) -> dict[str, str]:
     """{name of the place: Markdown}."""
-    from demo.graphs import SHEETS
-    return {"nodes": node_table(nodes), "templates": template_table(SHEETS)}
+    from demo.graphs import FILES, SHEETS
+    named = {file: SHEETS[name] for name, file in FILES.items()}
+    return {"nodes": node_table(nodes), "templates": template_table(named)}
 
 
 def filled(text: str, parts: dict[str, str]) -> str:
