@@ -4,23 +4,25 @@ from __future__ import annotations
 
 from harness.tiny import Graph
 
-from .parts import Made, Method, Wires, defaults_of
+from .parts import STEPS, Made, Method, Wires, defaults_of
 
 GUIDANCE = {"cfg": 1.5, "cfg_until": 1.0, "cfg_after": 1.5, "source_cfg": 1.0, "draws": 1, "jump": False}
 LATE = .4       # of the walk: before it, mutual self-attention keeps the old shape
 
 
-def edit_picture(g: Graph, w: Wires, settings: str = "", model: list | None = None, paste: bool = True, **changes):
+def edit_picture(g: Graph, w: Wires, settings: str = "", model: list | None = None, paste: bool = True,
+                 steps: int | None = None, **changes) -> Made:
     """MirrorEdit as it comes, or with `changes`, and the original's own pixels put back; without `paste` decoded only.
 
-    `changes` to the guidance make it the node's `custom`.
+    `changes` to the guidance make it the node's `custom`. `steps` of a bench of STEPS; default: the node's own.
     """
     guided = {name: changes.pop(name) for name in GUIDANCE if name in changes}
     choice = {"settings": "custom", **{f"settings__{k}": v for k, v in {**GUIDANCE, **guided}.items()}} if guided else (
         {"settings": settings} if settings else {})
     inputs = {"model": model or w.model, "source": w.before, "target": w.after, "latent": w.latent(g), **choice}
     own = defaults_of(w, "MirrorEdit")
-    edit = g.add("MirrorEdit", **{**own, **inputs, "steps": w.steps, **changes})
+    steps = steps_of(w, steps)
+    edit = g.add("MirrorEdit", **{**own, **inputs, "steps": steps, **changes})
     if not paste:
         return Made(edit(0), region=edit(1))
     decoded = g.add("VAEDecode", samples=edit(0), vae=w.vae)()
@@ -29,11 +31,16 @@ def edit_picture(g: Graph, w: Wires, settings: str = "", model: list | None = No
     return Made(None, picture=pasted(0), region=pasted(1))
 
 
+def steps_of(w: Wires, steps: int | None = None) -> int:
+    """The steps that a bench of STEPS takes, or the node's own, as many fewer as the bench takes."""
+    return round((steps or defaults_of(w, "MirrorEdit")["steps"]) * w.steps / STEPS)
+
+
 def controlled(g: Graph, w: Wires, control: str, settings: str = "", **inputs) -> Made:
     """Edit Picture with one of the control nodes on its model, which reads the walk's own source side."""
     own = {
         "MirrorPromptToPrompt": {"clip": w.clip, "source_text": w.words_before, "target_text": w.words_after},
-        "MirrorMutualSelfAttention": {"first_step": round(LATE * w.steps), "first_layer": w.decoder},
+        "MirrorMutualSelfAttention": {"first_step": round(LATE * steps_of(w)), "first_layer": w.decoder},
     }.get(control, {})
     model = g.add(control, **{**defaults_of(w, control), "model": w.model, **own, **inputs})()
     return edit_picture(g, w, settings, model)
@@ -42,17 +49,19 @@ def controlled(g: Graph, w: Wires, control: str, settings: str = "", **inputs) -
 def flow_edit(g: Graph, w: Wires, source_cfg: float, cfg: float, denoise: float) -> Made:
     """Both sides guided away from no words, from a noise level below the highest on (Kulikov et al. 2024)."""
     return edit_picture(g, w, paste=False, region="everywhere", negative=w.empty, source_cfg=source_cfg, cfg=cfg,
-                        cfg_after=cfg, denoise=denoise, steps=round(denoise * w.steps))
+                        cfg_after=cfg, denoise=denoise, steps=round(denoise * STEPS))
 
 
 def inf_edit(g: Graph, w: Wires, cfg: float) -> Made:
     """Virtual inversion without attention control (Xu et al. 2023): each step jumps to where the edit is seen."""
-    return edit_picture(g, w, paste=False, region="everywhere", negative=w.empty, cfg=cfg, cfg_after=cfg, jump=True)
+    return edit_picture(g, w, paste=False, region="everywhere", negative=w.empty, cfg=cfg, cfg_after=cfg, jump=True,
+                        steps=STEPS)
 
 
 METHODS = {
     "ours": Method(edit_picture, {}, ({"settings": "faithful"}, {"settings": "bold"}, {"region": "everywhere"}),
                    "Edit Picture and Paste Edit onto Original, as they come"),
+    "ours-50": Method(edit_picture, {"steps": STEPS}, about="the same in 50 steps"),
     "ours-faithful": Method(edit_picture, {"settings": "faithful"}, about="the same, the preset `faithful`"),
     "ours-bold": Method(edit_picture, {"settings": "bold"}, about="the preset `bold`"),
     "ours-decoded": Method(edit_picture, {"paste": False}, about="without the original's pixels put back"),
