@@ -40,7 +40,7 @@ LoRAs and ControlNet go between the checkpoint and the edit.
 
 **Press Run.**"""
 
-SETTINGS = {"settings": "balanced", "steps": 50, "scheduler": "ddim_uniform", "strength": 1.0, "seed": 0,
+SETTINGS = {"settings": "balanced", "steps": 25, "scheduler": "ddim_uniform", "strength": 1.0, "seed": 0,
             "region": "auto"}
 
 
