@@ -192,6 +192,44 @@ def _drop(editor, picture) -> None:
     }""", list(picture.read_bytes()))
 
 
+LABELS = """(type) => {
+    const node = app.graph.nodes.find((node) => node.type === type), kind = LiteGraph.registered_node_types[type];
+    const label = (slot) => slot.label || slot.localized_name || slot.name;
+    const labels = (slots) => Object.fromEntries((slots ?? []).map((slot) => [slot.name, label(slot)]));
+    return { title: kind.title, category: kind.category, inputs: labels(node.inputs), widgets: labels(node.widgets),
+             outputs: (node.outputs ?? []).map(label) };
+}"""
+
+
+def test_the_editor_in_chinese(chromium, server):
+    """Titles, inputs behind a choice too, outputs and menu categories are the ones of locales/zh."""
+    from harness.browser import Editor
+    said = {name: json.loads((ROOT / "locales" / "zh" / f"{name}.json").read_text(encoding="utf-8"))
+            for name in ("main", "nodeDefs")}
+    words = said["nodeDefs"]["MirrorEdit"]
+    try:
+        with Editor(chromium, server, False, SHOTS, **{"Comfy.Locale": "zh"}) as editor:
+            editor.open(template(server, FLAGSHIP))
+            editor.set("MirrorEdit", "settings", "custom")
+            editor.page.keyboard.press("n")
+            editor.page.get_by_text(said["main"]["nodeCategories"]["mirror"], exact=True).last.click()
+            editor.settle(3000)
+            editor.shot("chinese")
+            menu = editor.text()
+            seen = editor.page.evaluate(LABELS, "MirrorEdit")
+    finally:
+        server.post("/settings", {"Comfy.Locale": "en"})
+    assert seen["title"] == words["display_name"]
+    assert seen["category"].split("/")[-1] == said["main"]["nodeCategories"]["edit"]
+    assert [name for name in said["main"]["nodeCategories"].values() if name not in menu] == []
+    labels = seen["inputs"] | seen["widgets"]
+    behind = {name for name in labels if name.startswith("settings.")}
+    assert behind
+    for name in behind | {"source", "target", "latent", "steps"}:
+        assert labels[name] == words["inputs"][name.replace(".", "_")]["name"], name
+    assert seen["outputs"] == [words["outputs"][str(k)]["name"] for k in range(len(seen["outputs"]))]
+
+
 @MODES
 def test_the_one_box_runs(editor, server):
     box = json.loads((ROOT / "subgraphs" / f"{BOX}.json").read_text(encoding="utf-8"))
