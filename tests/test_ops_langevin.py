@@ -112,8 +112,9 @@ def test_likeness_is_the_mean_over_views_and_repeats_with_its_generator():
 
     x, target = pictures(3).abs()[:, :3], torch.ones(1, 50, dtype=torch.float64)
     energy = likeness(embed, target, views=4)
-    generator = torch.Generator().manual_seed(1)
-    each = [1 - torch.cosine_similarity(embed(distort(x, generator)), target) for _ in range(4)]
+    seeds = torch.randint(2**62, (4,), generator=torch.Generator().manual_seed(1)).tolist()
+    views = [distort(x, torch.Generator().manual_seed(seed)) for seed in seeds]
+    each = [1 - torch.cosine_similarity(embed(view), target) for view in views]
     assert torch.allclose(energy(x, torch.Generator().manual_seed(1)), torch.stack(each).mean(dim=0))
     both = total([(2.0, energy), (0.5, class_likelihood(lambda p: p.flatten(1)[:, :5], 2))])
     expected = 2 * energy(x, torch.Generator().manual_seed(1)) - 0.5 * torch.log_softmax(x.flatten(1)[:, :5], 1)[:, 2]

@@ -81,7 +81,11 @@ def test_the_editors_form_converts_back_to_the_graph(name, ui_to_api):
         assert {k: inputs[k] for k in entry["inputs"]} == links(entry["inputs"])
 
 
-@pytest.mark.parametrize("name", SHEETS)
+LONG = ("null_text_edit", "compare_ways_back", "latent_guidance", "mirror_stock_ksampler", "compare_stock_ksampler")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in LONG else name for name in SHEETS])
 def test_the_graph_runs_as_it_is_and_gives_pictures(name, ui_to_api, run_graph):
     graph = ui_to_api(read(name))
     run = run_graph(graph)
@@ -97,6 +101,7 @@ def test_the_graph_runs_as_it_is_and_gives_pictures(name, ui_to_api, run_graph):
             assert run.outputs[key][0].std() > .05
 
 
+@pytest.mark.slow
 def test_stock_samplers_reconstruct_as_the_mirror_does(ui_to_api, run_graph):
     graph = ui_to_api(read("compare_stock_ksampler"))
     run = run_graph(graph)

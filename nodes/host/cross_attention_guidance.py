@@ -89,9 +89,10 @@ class Guidance:
         """{side: [B, C, H, W] of its map loss at its latent}. In stock samplers this is the way out of inference mode.
 
         Both sides go through the network together, unless something in their prompts keeps them apart, or the positive
-        is the mirror's own prompt, which is nobody's side beside the sampler's negative.
+        is not the sampler's own, which is nobody's side beside its negative.
         """
-        if len(latents) > 1 and (prompts[POSITIVE] is reference.prompt or not can_share(prompts)):
+        own = prompts[POSITIVE] is reference.guider.conds.get("positive")
+        if len(latents) > 1 and not (own and can_share(prompts)):
             apart = ({side: x} for side, x in latents.items())
             return {side: g for one in apart for side, g in
                     self._gradients(reference, one, prompts, sigma, model_options).items()}

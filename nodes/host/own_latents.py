@@ -14,7 +14,7 @@ def with_own_latents(model_options: dict, latents: dict[int, Tensor]) -> dict:
     without a latent of their own at the one that it is given."""
     options = model_options.get("transformer_options", {})
     wrappers = options.get("wrappers", {})
-    applied = {**wrappers.get(WrappersMP.APPLY_MODEL, {}), _OWN: [_exchange]}
+    applied = {_OWN: [_exchange], **wrappers.get(WrappersMP.APPLY_MODEL, {})}  # outermost: others see what is evaluated
     options = {**options, _OWN: latents, "wrappers": {**wrappers, WrappersMP.APPLY_MODEL: applied}}
     return {**model_options, "transformer_options": options}
 

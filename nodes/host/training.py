@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 MODELS = "upscale_models"  # where stock Load Upscale Model looks
+ROOM = 4 << 30  # bytes that a training asks the host to make free on its device
 SHIPPED = Path(__file__).parents[2] / "demo" / "edits"
 
 log = logging.getLogger("mirror")
@@ -67,7 +68,7 @@ def device() -> torch.device:
 @contextmanager
 def gradients():
     """Outside of the executor's inference mode, whose tensors autograd refuses; on a GPU other models make room."""
-    comfy.model_management.unload_all_models()
+    comfy.model_management.free_memory(ROOM, device())
     with torch.inference_mode(False), torch.enable_grad():
         yield
 

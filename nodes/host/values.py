@@ -154,9 +154,11 @@ def guarded(kind: type[io.ComfyNode]) -> type[io.ComfyNode]:
         return kind
 
     def execute(cls, *args, **given) -> io.NodeOutput:
+        inputs = kind.define_schema().inputs
+        given = dict(zip((put.id for put in inputs), args, strict=False)) | given
         try:
-            check_inputs(kind.define_schema().inputs, given)
-            return inner(cls, *args, **{name: value for name, value in given.items() if value is not None})
+            check_inputs(inputs, given)
+            return inner(cls, **{name: value for name, value in given.items() if value is not None})
         except ValueError as error:
             if type(error) is not ValueError or (said := one_line(str(error))) == str(error):
                 raise

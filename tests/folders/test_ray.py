@@ -65,6 +65,7 @@ def test_nothing_is_installed_into_a_python_that_is_not_ours(tmp_path, monkeypat
         ray_job.ensure()
 
 
+@pytest.mark.slow
 def test_nothing_of_ray_is_imported_by_the_nodes_or_a_job_without_it():
     """The pack and the serial job import nothing of Ray, so neither needs it."""
     program = (f"import sys; sys.path.append({str(ROOT)!r}); from harness.boot import boot; boot(); "
