@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from harness.boot import Host
-from harness.tiny import Graph, node
+from harness.graph import Graph, node
 from mirror_ops.measure.metrics import relative_displacement
 from mirror_ops.measure.perceptual import structure_distance
 from mirror_ops.measure.within import intersection_over_union, leak_within, psnr_within, sharpness_within, ssim_within

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from harness.tiny import Graph, give
+from harness.graph import Graph, give
 
 from .table import show, write
 from .world import grid, save, world

@@ -19,7 +19,7 @@ import torch
 
 from harness.boot import Host
 from harness.environment import SetupError
-from harness.tiny import Graph, give
+from harness.graph import Graph, give
 
 from . import diffusers_pipelines as pipelines
 from .table import show, write

@@ -4,7 +4,8 @@ import sys
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")       # small operations on several threads are many times slower
-sys.path.append(str(Path(__file__).absolute().parent.parent))   # last: the pack's `nodes` must not hide the host's
+HERE = Path(__file__).absolute().parent
+sys.path += [str(HERE.parent), str(HERE)]   # last: the pack's `nodes` must not hide the host's; HERE for `support`
 
 import pytest  # noqa: E402
 

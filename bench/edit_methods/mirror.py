@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from demo.graphs import SHEETS
-from harness.tiny import Graph
+from harness.graph import Graph
 
 from .parts import NONE, PAPER, STEPS, Made, Method, Wires, each, invert, sample
 from .pix2pix_zero import CODE

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from harness.boot import Host
-from harness.tiny import Graph
+from harness.graph import Graph
 
 STEPS = 50
 

@@ -5,7 +5,7 @@ In all of them guidance leads away from the source's prompt, as the official cod
 
 from __future__ import annotations
 
-from harness.tiny import Graph
+from harness.graph import Graph
 
 from .parts import NONE, Made, Method, Wires, invert, sample
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harness.tiny import Graph
+from harness.graph import Graph
 
 from .parts import NEGATIVE, NONE, NULL_TEXT, STEPS, Made, Method, Wires, each, invert, sample
 

@@ -4,9 +4,9 @@ import dataclasses
 from functools import cache
 
 import torch
+from support import tiny
 
-from harness import tiny
-from harness.tiny import give, node
+from harness.graph import give, node
 
 NAN, INFINITE = float("nan"), float("inf")
 

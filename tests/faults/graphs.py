@@ -4,10 +4,11 @@ import sys
 from functools import cache
 
 import torch
+from support import tiny
+from support.judge import eye
+from support.tiny import Scene, pictures
 
-from harness import tiny
-from harness.judge import eye
-from harness.tiny import Scene, give, pictures
+from harness.graph import give
 
 SOURCE, TARGET = "a photo of a cat sitting on a car", "a photo of a dog sitting on a car"
 SMALL = {  # what keeps a node quick, or what it needs to work at all

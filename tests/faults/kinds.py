@@ -1,8 +1,7 @@
-"""Tiny models of the kinds that `harness.tiny` has not: the host's own classes, with random weights."""
+"""Tiny models of the kinds that `support.tiny` has not: the host's own classes, with random weights."""
 
 import torch
-
-from harness.tiny import GAIN, UNET, WIDTH, fill, patcher
+from support.tiny import GAIN, UNET, WIDTH, fill, patcher
 
 FLOW = {"multiplier": 1.0, "shift": 1.5}
 

@@ -4,8 +4,9 @@ import gc
 
 import pytest
 import torch
+from support.tiny import Scene
 
-from harness.tiny import Scene, node
+from harness.graph import node
 
 pytestmark = pytest.mark.faults
 EDITS, WARM, ROOM = 500, 100, 24  # ROOM: megabytes that the process may grow by after WARM edits

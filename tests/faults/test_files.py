@@ -9,9 +9,9 @@ from collections import Counter
 
 import pytest
 import torch
+from support.tiny import WIDTH
 
 from harness.results import GraphFailed, GraphRejected
-from harness.tiny import WIDTH
 
 from .graphs import Around
 from .verdict import defect, told

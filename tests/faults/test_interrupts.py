@@ -5,10 +5,11 @@ import random
 
 import pytest
 import torch
+from support import tiny
+from support.tiny import Scene, pictures
 
-from harness import tiny
+from harness.graph import give
 from harness.results import GraphFailed
-from harness.tiny import Scene, give, pictures
 
 pytestmark = pytest.mark.faults
 ROUNDS, PARTS, SEED = 500, 10, 7

@@ -2,9 +2,8 @@
 
 import pytest
 import torch
-
-from harness import tiny
-from harness.tiny import Scene
+from support import tiny
+from support.tiny import Scene
 
 from . import kinds
 

@@ -1,0 +1,128 @@
+"""The nodes of distilled edits in the real host: pairs, training, and use by stock nodes."""
+import pytest
+import torch
+
+from harness.graph import Graph, give
+from harness.results import GraphFailed
+
+SIDE = 48
+
+
+def squares(count: int, seed: int = 0):
+    """(pictures with a green square, the same with a red one, where the squares are)."""
+    generator = torch.Generator().manual_seed(seed)
+    before = torch.rand(count, SIDE, SIDE, 3, generator=generator) * 0.3 + 0.3
+    after, region = before.clone(), torch.zeros(count, SIDE, SIDE)
+    for k in range(count):
+        top, left = (int(torch.randint(SIDE // 2, (), generator=generator)) for _ in range(2))
+        square = (k, slice(top, top + SIDE // 2), slice(left, left + SIDE // 2))
+        before[square], after[square], region[square] = torch.tensor([.1, .8, .1]), torch.tensor([.9, .1, .1]), 1
+    after[region == 0] = before[region == 0]
+    return before, after, region
+
+
+def gather(g: Graph, folder: str, count: int = 10, **changes):
+    made = g.add(give(lambda: squares(count), "IMAGE", "IMAGE", "MASK"))
+    return g.add("MirrorSavePair", before=made(0), after=made(1), region=made(2), folder=folder,
+                 **{"least_region": 0.005, "most_region": 0.9, "outside": 30.0, **changes})
+
+
+def trained(run_graph, name: str, **changes):
+    g = Graph()
+    settings = {"steps": 3, "batch": 2, "size": 32, "loss": "pixels, edges, adversarial", "seed": 0, **changes}
+    node = g.add("MirrorTrainEdit", folder=name, name=name, **settings)
+    return run_graph(g).outputs[node.id]
+
+
+def test_only_good_pairs_are_kept_and_it_is_said_why(run_graph):
+    g = Graph()
+    good, bad = gather(g, "good"), gather(g, "bad", most_region=0.1)
+    run = run_graph(g)
+    assert run.outputs[good.id][0] == 10 and run.outputs[bad.id][0] == 0
+    assert "left out: its region is 25.0% of the picture" in run.outputs[bad.id][1]
+    assert "10 pairs in" in run_graph(g).outputs[good.id][1], "the same pictures are the same pairs"
+
+
+def test_stock_nodes_run_the_trained_file(run_graph):
+    g = Graph()
+    gather(g, "stock")
+    run_graph(g)
+    upscale_model, sheet, report = trained(run_graph, "stock", steps=4)
+    assert upscale_model.scale == 1 and "stock.safetensors" in report and sheet.shape[-1] == 3
+    g = Graph()
+    picture = g.add(give(lambda: torch.rand(2, 40, 56, 3), "IMAGE"))
+    loaded = g.add("UpscaleModelLoader", model_name="stock.safetensors")
+    made = g.add("ImageUpscaleWithModel", upscale_model=loaded(), image=picture())
+    applied = g.add("MirrorApplyEdit", edit=loaded(), image=picture(), strength=0.0, paste=True, widen=3, soften=2)
+    run = run_graph(g)
+    assert run.outputs[made.id][0].shape == (2, 40, 56, 3)
+    assert torch.allclose(run.outputs[applied.id][0], run.outputs[picture.id][0], atol=1e-6), "strength 0: the picture"
+    assert "pictures a second" in run.outputs[applied.id][2]
+
+
+def test_tiles_of_a_large_picture_meet(host, run_graph):
+    """Upscale Image (using Model) cuts pictures above 512 pixels into tiles that overlap by 32."""
+    network, training = (host.pack_module(name) for name in ("mirror_ops.distillation.network", "nodes.host.training"))
+    made, generator = network.make(network.Shape(8, (1, 1), 1, (1, 1))), torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for weight in network.learnt(made).values():
+            weight.add_(0.05 * torch.randn(weight.shape, generator=generator))
+    network.save(made, training.model_file("tiles"), {})
+    picture = torch.rand(1, 96, 800, 3, generator=generator)
+    g = Graph()
+    loaded = g.add("UpscaleModelLoader", model_name="tiles.safetensors")
+    tiled = g.add("ImageUpscaleWithModel", upscale_model=loaded(), image=g.add(give(lambda: picture, "IMAGE"))())
+    found = run_graph(g).outputs[tiled.id][0]
+    with torch.no_grad():
+        whole = network.load(training.model_file("tiles"))(picture.movedim(-1, 1)).clamp(0, 1).movedim(1, -1)
+    assert (found - whole).abs().max() < 0.05 * (whole - picture).abs().max()
+
+
+def test_stopped_and_queued_again_the_training_ends_the_same(host, run_graph, monkeypatch):
+    g = Graph()
+    gather(g, "halted")
+    run_graph(g)
+    straight = trained(run_graph, "halted", steps=8)[0].model.state_dict()
+    training = host.pack_module("nodes.host.training")
+    reached = training.Bar.reached
+
+    def stop(self, done, *rest):
+        if done == 6:
+            raise KeyError("stop")
+        reached(self, done, *rest)
+
+    monkeypatch.setattr(training.Bar, "reached", stop)
+    with pytest.raises(GraphFailed, match="stop"):
+        trained(run_graph, "halted", steps=8, seed=1)
+    assert training.training_file("halted").is_file(), "what was learnt is kept"
+    begun = []
+    monkeypatch.setattr(training.Bar, "reached", lambda self, done, *rest: begun.append(done))
+    again = trained(run_graph, "halted", steps=8, seed=1)[0].model.state_dict()
+    assert begun == [7, 8] and not training.training_file("halted").exists()
+    monkeypatch.undo()
+    anew = trained(run_graph, "halted", steps=8, seed=1, batch=2)[0].model.state_dict()
+    assert all(torch.equal(again[name], anew[name]) for name in anew)
+    assert not all(torch.equal(straight[name], anew[name]) for name in anew)
+
+
+@pytest.mark.parametrize("changes, message", [
+    ({"folder": "nothing here"}, "0 kept pairs"),
+    ({"folder": "../../etc"}, "is no name for a file or folder"),
+])
+def test_bad_input_is_told_before_training(run_graph, changes, message):
+    g = Graph()
+    g.add("MirrorTrainEdit", **{"folder": "x", "name": "x", "steps": 3, "batch": 2, "size": 32,
+                                "loss": "pixels, edges", **changes})
+    with pytest.raises(GraphFailed, match=message):
+        run_graph(g)
+
+
+def test_unlike_sizes_and_broken_numbers_are_refused(run_graph):
+    before, after, region = squares(1)
+    for changed, message in ((after[:, 4:], "a pair is of one size"), (after * float("nan"), "not finite")):
+        g = Graph()
+        made = g.add(give(lambda changed=changed: (before, changed, region), "IMAGE", "IMAGE", "MASK"))
+        g.add("MirrorSavePair", before=made(0), after=made(1), region=made(2), folder="bad input",
+              least_region=0.0, most_region=1.0, outside=0.0)
+        with pytest.raises(GraphFailed, match=message):
+            run_graph(g)

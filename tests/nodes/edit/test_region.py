@@ -1,0 +1,71 @@
+"""Edited Region and Paste Edit onto Original in the real host."""
+import pytest
+import torch
+from support import tiny
+
+from harness.graph import Graph, give, node
+from harness.results import GraphFailed
+
+
+def picture(height=64, width=80, batch=1, seed=0):
+    coarse = torch.rand(batch, 3, 5, 6, generator=torch.Generator().manual_seed(seed))
+    return torch.nn.functional.interpolate(coarse, size=(height, width), mode="bilinear").movedim(1, -1)
+
+
+def changed(image):
+    image = image.clone()
+    image[:, 20:40, 24:56] = 1 - image[:, 20:40, 24:56]
+    return image
+
+
+def images(g: Graph, **values):
+    return {name: g.add(give(lambda v=value: v, "IMAGE"))() for name, value in values.items()}
+
+
+def test_the_region_of_any_two_pictures(run_graph):
+    g = Graph()
+    made = g.add("MirrorRegion", **images(g, before=picture(), after=changed(picture())), widen=0, soften=0)
+    [region] = run_graph(g).outputs[made.id]
+    assert region.shape == (1, 64, 80)
+    assert region[:, 22:38, 26:54].min() == 1 and region[:, :16].max() == 0 and region[:, 44:].max() == 0
+
+
+@pytest.mark.parametrize("size", [(64, 80), (67, 85)])
+def test_the_paste_in_a_graph_with_the_vae(run_graph, size):
+    original = picture(*size)
+    g = Graph()
+    vae = g.add(give(tiny.vae, "VAE"))()
+    links = images(g, original=original)
+    latent = g.add("VAEEncode", pixels=links["original"], vae=vae)()
+    decoded = g.add("VAEDecode", samples=latent, vae=vae)()
+    edited = g.add(node(changed, ("IMAGE",), {"image": "IMAGE"}), image=decoded)()
+    made = g.add("MirrorPaste", original=links["original"], edited=edited, vae=vae, widen=3, soften=2)
+    whole, region = run_graph(g).outputs[made.id]
+    assert whole.shape == original.shape and region.shape == (1, *size)
+    top, left = (size[0] - 64) // 2, (size[1] - 80) // 2
+    outside = region[0] == 0
+    assert torch.equal(whole[0][outside], original[0][outside]) and outside.float().mean() > .3
+    assert region[0, top + 22:top + 38, left + 26:left + 54].min() == 1
+
+
+def test_a_mask_of_the_users_own_and_a_batch(run_graph):
+    mask = torch.zeros(1, 32, 40)
+    mask[:, :16] = 1
+    g = Graph()
+    edits = 1 - picture(batch=2, seed=3)
+    region = g.add(give(lambda: mask, "MASK"))()
+    made = g.add("MirrorPaste", **images(g, original=picture(), edited=edits), region=region, widen=0, soften=0)
+    whole, used = run_graph(g).outputs[made.id]
+    assert whole.shape == (2, 64, 80, 3) and used.shape == (2, 64, 80)
+    assert torch.equal(whole[:, :30], edits[:, :30]) and torch.equal(whole[1, 34:], picture()[0, 34:])
+
+
+@pytest.mark.parametrize("changes, says", [
+    ({"edited": picture(72, 80)}, "80 x 72 and the original 80 x 64"),
+    ({"original": picture(batch=3), "edited": picture(batch=2)}, "has 2 pictures where others have 3"),
+])
+def test_what_does_not_fit_is_refused_in_words(run_graph, changes, says):
+    g = Graph()
+    g.add("MirrorPaste", **images(g, **{"original": picture(), "edited": picture(), **changes}), widen=3, soften=2)
+    with pytest.raises(GraphFailed, match=says):
+        run_graph(g)

@@ -1,0 +1,139 @@
+"""What every control of an edit has to pass, under recorded and under shared noise. A new control is one more row.
+
+CONTROLS: name -> the node and its settings. `scene.control(name)` puts it on the model; no mirror is connected: the
+source is that of the walk.
+"""
+
+import pytest
+import torch
+from support.tiny import Scene, pictures, unet
+
+from harness.graph import node
+
+STEPS = 3
+CAT, DOG = "a photo of a cat sitting on a car", "a photo of a dog sitting on a car"
+TEXTS = {"source_text": CAT, "target_text": DOG}
+QUANTILE = {"threshold": "quantile", "threshold__quantile": 0.6, "threshold__over": "each picture"}
+P2P = {"mode": "auto", "cross_until": 1.0, "self_until": 0.5, **TEXTS}
+PULL = {**QUANTILE, "dilation": 1, "first_timestep": 1000}
+CONTROLS = {
+    "prompt-to-prompt": ("MirrorPromptToPrompt", {**P2P, "cross_weight": 0.5}),
+    "local blend": ("MirrorPromptToPrompt", {**P2P, "blend_words": "dog", "blend_from": 0.0, "blend_threshold": 0.95}),
+    "mutual self-attention": ("MirrorMutualSelfAttention", {
+        "first_step": 1, "first_layer": 2, "positive": "source", "negative": "joint"}),
+    "cross-attention guidance": ("MirrorCrossAttentionGuidance", {"amount": 20.0}),
+    "cross-attention guidance, two latents": ("MirrorCrossAttentionGuidance", {
+        "amount": 20.0, "latents": "two latents (official code)"}),
+    "proximal": ("MirrorProximalGuidance", {"proximal_map": "soft", **QUANTILE}),
+    "inversion guidance": ("MirrorInversionGuidance", {"step_size": 0.5, **PULL}),
+    "reconstruction guidance": ("MirrorReconstructionGuidance", {"step_size": 0.3, **PULL}),
+}
+ALL = pytest.mark.parametrize("name", CONTROLS)
+NOISES = pytest.mark.parametrize("noise", ["recorded", "shared"])
+READS_THE_NEGATIVE = ("proximal", "inversion guidance", "reconstruction guidance")  # at cfg 1, too: by what they are
+
+
+class Edit(Scene):
+    """A mirror, and edits of it under a control."""
+
+    def __init__(self, name: str, noise: str, batch: int = 1, which: slice = slice(None)):
+        super().__init__(unet, lambda: {"samples": pictures(batch)["samples"][which]}, STEPS)
+        self.target, self.noise = self.text(DOG), noise
+        self.mirror = self.invert({"method": "fixed point + negative prompt", "method__iterations": 6})
+        kind, settings = CONTROLS[name]
+        extra = {"clip": self.clip} if "source_text" in settings else {}
+        self.controlled = self.add(kind, model=self.model, **settings, **extra)
+
+    def edit(self, **changes):
+        how = {"model": self.controlled(), "positive": self.target, "cfg": 3.0, "noise": self.noise}
+        return self.sample(self.mirror, **{**how, **changes})
+
+    def masked(self, value: float):
+        return self.add(node(lambda: torch.full((1, 64, 64), value), ("MASK",)))()
+
+    def picture(self, run):
+        return run.outputs[self.mirror.id][2].latents[-1]
+
+
+def edited(run, made):
+    return run.outputs[made.id][0]["samples"] * 0.18215
+
+
+@ALL
+@NOISES
+def test_it_changes_the_edit_but_not_where_there_is_none(run_graph, name, noise):
+    """It does something; and a mask that allows nothing, or all, does what it says; strength 0 is the picture."""
+    scene = Edit(name, noise)
+    plain, made = scene.edit(model=scene.model), scene.edit()
+    nowhere, everywhere = scene.edit(mask=scene.masked(0.0)), scene.edit(mask=scene.masked(1.0))
+    none = scene.edit(strength=0.0, locality="auto")
+    run = run_graph(scene)
+    assert (edited(run, made) - edited(run, plain)).abs().max() > 1e-4, "the control acts"
+    assert torch.allclose(edited(run, nowhere), scene.picture(run), rtol=0, atol=1e-6)
+    assert torch.allclose(edited(run, everywhere), edited(run, made), rtol=0, atol=1e-5)
+    assert (edited(run, none) - scene.picture(run)).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("name", [name for name in CONTROLS if name not in READS_THE_NEGATIVE])
+@NOISES
+def test_at_cfg_1_no_negative_is_read(run_graph, name, noise):
+    scene = Edit(name, noise)
+    plain, with_negative = scene.edit(cfg=1.0), scene.edit(cfg=1.0, negative=scene.text("a red tree"))
+    run = run_graph(scene)
+    assert torch.equal(edited(run, plain), edited(run, with_negative))
+    assert run.outputs[plain.id][2] == run.outputs[with_negative.id][2]
+
+
+@ALL
+@NOISES
+def test_a_batch_is_its_pictures_one_by_one(run_graph, name, noise):
+    both = Edit(name, noise, batch=2)
+    made = both.edit(seed=5)
+    together = edited(run_graph(both), made)
+    for k in range(2):
+        alone = Edit(name, noise, 2, slice(k, k + 1))
+        made = alone.edit(seed=5 + k)
+        assert torch.allclose(edited(run_graph(alone), made)[0], together[k], rtol=0, atol=2e-4)
+
+
+@ALL
+@NOISES
+def test_an_interrupt_leaves_nothing(run_graph, name, noise):
+    """Neither on the controlled model nor on the one it was made of: the next edit, and a stock one, are as before."""
+    scene = Edit(name, noise)
+    made = scene.edit()
+    stock = scene.ksampler(scene.mirror(0), scene.target, scene.empty, 3.0)
+    before = run_graph(scene, cached=True)
+    again = scene.edit(seed=1)
+    stopped = run_graph(scene, cached=True, interrupt_when=lambda event, data: (
+        event == "progress" and data["node"] == again.id and data["value"] >= 2))
+    assert stopped.interrupted
+    third, stock_again = scene.edit(), scene.ksampler(scene.mirror(0), scene.target, scene.empty, 3.0, noise_seed=1)
+    after = run_graph(scene, cached=True)
+    assert torch.equal(edited(after, third), edited(before, made))
+    assert torch.equal(edited(after, stock_again), edited(before, stock))
+
+
+@ALL
+def test_under_shared_noise_the_source_costs_no_pass(run_graph, name):
+    """Three rows a step, picture, edit and negative; those of a gradient come on top of that."""
+    scene = Edit(name, "shared")
+    made = scene.edit()
+    run = run_graph(scene)
+    gradients = {"cross-attention guidance": 1, "cross-attention guidance, two latents": 2}.get(name, 0)
+    assert run.outputs[made.id][2] == STEPS * (3 + gradients)
+
+
+@pytest.mark.parametrize("name", ["inversion guidance", "reconstruction guidance"])
+@NOISES
+def test_a_pull_without_an_edit_to_spare_holds_the_picture(run_graph, name, noise):
+    """All the way, and with a threshold that nothing exceeds."""
+    scene = Edit(name, noise)
+    kind, settings = CONTROLS[name]
+    settings = {**settings, "step_size": 1.0, "threshold": "fixed", "threshold__tau": 100.0, "dilation": 0}
+    settings = {key: value for key, value in settings.items() if key not in ("threshold__quantile", "threshold__over")}
+    held = scene.add(kind, model=scene.model, **settings)
+    made = scene.edit(model=held())
+    run = run_graph(scene)
+    bound = 1e-5 if name == "inversion guidance" else 0.05 if noise == "shared" else 1e-4
+    assert (edited(run, made) - scene.picture(run)).abs().max() < bound
