@@ -228,7 +228,7 @@ def _walk_inputs() -> list:
         ),
         io.Float.Input(
             "cfg_after", default=1.0, min=0.0, max=30.0, step=0.1, optional=True, advanced=True,
-            tooltip="Guidance of the rest. 1: unguided, at half the cost; shared noise is best with 1.5.",
+            tooltip="Guidance of the rest. 1: unguided, at half the cost; shared noise is best with 1.25.",
         ),
         io.Int.Input(
             "seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=False, optional=True,
