@@ -94,7 +94,7 @@ class Editor:
         """A picture of the page."""
         self.shots.mkdir(parents=True, exist_ok=True)
         path = self.shots / f"{name}-{'nodes-2' if self.nodes_2 else 'classic'}.png"
-        self.page.screenshot(path=str(path))
+        self.page.screenshot(path=str(path), timeout=180_000)  # cores may be busy
         return path
 
     def open(self, workflow: dict) -> None:
