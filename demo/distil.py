@@ -18,11 +18,12 @@ from torch import Tensor
 
 from .classifier import attributes
 from .classifier import load as load_classifier
+from .graphs import FILES
 from .render import render
 from .scene import Scene, scene
 
 EDITS = Path(__file__).parent / "edits"
-WORKFLOW = Path(__file__).parents[1] / "workflows" / "edit_your_picture.json"
+WORKFLOW = Path(__file__).parents[1] / "workflows" / f"{FILES['edit_own_picture']}.json"
 WORDS = {"source": "a photo of a {}", "target": "a photo of a {}"}
 ATTRIBUTE = "species"
 LOSSES = {"adversarial": 0.01, "pixels": 0.0}

@@ -11,6 +11,7 @@ import pkgutil
 
 from comfy_api.latest import ComfyExtension, io
 
+from .host.training import show_shipped_edits
 from .host.values import guarded
 
 FOLDERS = ("edit", "mirror", "guidance", "attention", "cycle", "measure", "files", "distil", "demo")  # as in the docs
@@ -40,4 +41,5 @@ class MirrorExtension(ComfyExtension):
 
 
 async def comfy_entrypoint() -> MirrorExtension:
+    show_shipped_edits()
     return MirrorExtension()

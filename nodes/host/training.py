@@ -22,8 +22,9 @@ log = logging.getLogger("mirror")
 
 
 def show_shipped_edits() -> None:
-    """Lets stock Load Upscale Model list the edits that the pack ships."""
-    folder_paths.add_model_folder_path(MODELS, str(SHIPPED))
+    """Lets stock Load Upscale Model list the edits that `run.py distil` has put beside the demo model, if there are."""
+    if SHIPPED.is_dir():
+        folder_paths.add_model_folder_path(MODELS, str(SHIPPED))
 
 
 def pairs_folder(name: str) -> Path:

@@ -126,3 +126,10 @@ def test_unlike_sizes_and_broken_numbers_are_refused(run_graph):
               least_region=0.0, most_region=1.0, outside=0.0)
         with pytest.raises(GraphFailed, match=message):
             run_graph(g)
+
+
+def test_the_command_finds_its_teacher(host):
+    """`run.py distil` gives the shipped graph its own words."""
+    graph = host.pack_module("demo.distil").teacher(host, "fox", "dog")
+    said = {e["inputs"]["text"] for e in graph.nodes.values() if e["class_type"] == "CLIPTextEncode"}
+    assert said == {"a photo of a fox", "a photo of a dog"}
