@@ -25,7 +25,7 @@ FILES = {
     "pix2pix_zero_synthetic": "07 Edit a picture from a seed (pix2pix-zero)",
     "prompt_to_prompt_edit": "08 Swap a word, keep the shapes (prompt-to-prompt)",
     "masactrl_edit": "09 New shape, same texture (MasaCtrl)",
-    "texture_then_geometry": "10 Texture, then geometry (ProxEdit)",
+    "proxmasactrl_edit": "10 New shape, same texture, at high guidance (ProxEdit)",
     "null_text_edit": "11 Edit at high guidance (null-text inversion)",
     "proximal_edit": "12 Edit at high guidance, quicker (proximal guidance)",
     "cycle_edit": "13 Edit through a sampler's noises (CycleDiffusion)",

@@ -1,12 +1,10 @@
-"""The graphs of attention control: prompt-to-prompt, MasaCtrl, and a texture edit followed by a geometry edit."""
+"""The graphs of attention control: prompt-to-prompt, MasaCtrl, and MasaCtrl with proximal guidance."""
 from __future__ import annotations
 
 from harness.editor import Sheet
 
-from ..scene import caption, scene
 from .parts import (
     EDIT,
-    SEED,
     Graph,
     before_and_after,
     compared,
@@ -19,7 +17,7 @@ from .parts import (
     words,
 )
 
-CFG = 4.0
+CFG, FULL = 4.0, 7.5
 NONE, NEGATIVE_PROMPT = {"method": "none"}, {"method": "negative prompt"}
 THRESHOLD = {"threshold": "quantile", "threshold__quantile": .6, "threshold__over": "each picture"}
 DECODER = {"first_step": 4, "first_layer": 3}
@@ -44,10 +42,13 @@ self-attention looks at the picture. The sampler is the stock KSampler (euler, n
 
 **Press Run.**"""
 
-BOTH_NOTE = """## Texture, then geometry
+PROX_NOTE = """## ProxMasaCtrl
 
-**Texture**: negative-prompt inversion with proximal guidance changes the coat and leaves shapes alone. **Geometry**:
-the result is inverted again, and MasaCtrl with proximal guidance changes the animal and takes the new coat along.
+The new caption decides the shape and the picture gives the texture, as in MasaCtrl, at full guidance: the describing
+prompt is the negative (negative-prompt inversion), and **Mirror Proximal Guidance** removes the small differences that
+cfg would amplify.
+
+**The shape stays?** Lower **quantile** or raise **first_step**. **Too much changes?** The other way.
 
 **Press Run.**"""
 
@@ -90,31 +91,22 @@ def masactrl_edit() -> Sheet:
     return g.sheet(MASA_NOTE)
 
 
-def texture_then_geometry() -> Sheet:
-    """ProxNPI changes the coat, then ProxMasaCtrl the animal."""
+def proxmasactrl_edit() -> Sheet:
+    """ProxMasaCtrl: MasaCtrl at full guidance, with negative-prompt inversion and proximal guidance."""
     g = Graph()
-    s = start(g, species="fox", coat="orange", edit="coat", edit__to="gray")
+    s = start(g, species="fox", edit="species", edit__to="rabbit")
     before, after = before_and_after(g, s)
-    both = caption(scene(SEED).with_(species="rabbit", coat="gray"))
-    whole, empty = words(g, s.clip, ("the animal as well", both), ("nothing", ""))
     g.group = EDIT
-    rewriters = [rewriter(g, method) for method in (NEGATIVE_PROMPT, NONE)]
-    mirror = g.add("RedescribedDDIMInvert", "texture: invert", **invert(s.model, before, s.latent, cfg=CFG),
-                   rewriter=rewriters[0])
-    proximal = g.add("MirrorProximalGuidance", "texture: guide", model=s.model, proximal_map="soft", **THRESHOLD)
-    texture = g.add("MirrorSample", "texture: edit", **sample([proximal, 0], [mirror, 2], after, CFG))
-    again = g.add("RedescribedDDIMInvert", "geometry: invert", **invert(s.model, after, [texture, 0]),
-                  rewriter=rewriters[1])
-    control = g.add("MirrorMutualSelfAttention", "geometry: look at the texture", model=s.model, mirror=[again, 2],
-                    positive="source", negative="source", source_negative="the source prompt", **DECODER)
-    guided = g.add("MirrorProximalGuidance", "geometry: guide", model=[control, 0], proximal_map="soft", **THRESHOLD)
-    edit = g.add("MirrorSample", "geometry: edit", **sample([guided, 0], [again, 2], whole, CFG), negative=empty)
-    keys = g.groups[EDIT]
-    g.groups[EDIT] = [*keys[2:5], *keys[:2], *keys[5:]]         # a column for the texture, and what fits beside it
-    first, last = (decoded(g, [key, 0], s.vae) for key in (texture, edit))
-    compared(g, s.picture, first, last, labels="before, texture, and geometry")
-    return g.sheet(BOTH_NOTE)
+    mirror = g.add("RedescribedDDIMInvert", **invert(s.model, before, s.latent, cfg=FULL),
+                   rewriter=rewriter(g, NEGATIVE_PROMPT))
+    control = g.add("MirrorMutualSelfAttention", model=s.model, mirror=[mirror, 2], positive="source",
+                    negative="source", source_negative="the source prompt", **DECODER)
+    guided = g.add("MirrorProximalGuidance", model=[control, 0], proximal_map="soft", **THRESHOLD)
+    edit = g.add("MirrorSample", **sample([guided, 0], [mirror, 2], after, FULL))
+    picture = decoded(g, [edit, 0], s.vae)
+    compared(g, s.picture, picture, [s.scene, 2], labels="before, edit, exact answer")
+    return g.sheet(PROX_NOTE)
 
 
 SHEETS = {"prompt_to_prompt_edit": prompt_to_prompt_edit, "masactrl_edit": masactrl_edit,
-          "texture_then_geometry": texture_then_geometry}
+          "proxmasactrl_edit": proxmasactrl_edit}

@@ -12,7 +12,7 @@ from harness.environment import ROOT
 from mirror_ops.measure.metrics import psnr
 
 FOLDER = ROOT / "workflows"
-MOST, LARGE = 12, {"texture_then_geometry": 19}     # nodes of a template, and of the one that shows two edits in turn
+MOST = 12       # nodes of a template
 
 
 def read(name: str) -> dict:
@@ -50,7 +50,7 @@ def test_the_one_box_is_what_its_python_says(host):
 def test_a_template_is_small_and_readable_where_it_opens(name):
     workflow = read(name)
     nodes = [node for node in workflow["nodes"] if node["type"] != "MarkdownNote"]
-    assert len(nodes) <= LARGE.get(name, MOST)
+    assert len(nodes) <= MOST
     scale, (x, y) = (workflow["extra"]["ds"][key] for key in ("scale", "offset"))
     assert scale >= READABLE
     for node in workflow["nodes"]:
