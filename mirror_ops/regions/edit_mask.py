@@ -25,24 +25,24 @@ FIRST_RAMP = (-0.02, 0.28)
 DRIFT, SEEN = 2.0, 0.005
 STANDS = 0.7  # of the walk: from here on the region is what the edit itself would change
 
-Look = Callable[[Tensor, Tensor, int], Tensor]
+Look = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]
 
 
 def edited_region(
-    kept: Look, edited: Look, sigmas: Tensor, latents: Tensor, way_back: Tensor | None = None,
-    another_model: bool | None = None,
+    look: Look, sigmas: Tensor, latents: Tensor, way_back: Tensor | None = None, another_model: bool | None = None,
 ) -> Tensor:
     """[B, 1, H, W] in [0, 1]: 1 where the edit acts on the recorded `latents` [T+1, B, C, H, W], 0 where it does not.
 
-    `kept` and `edited` are the predictions `(x, sigma, i) -> denoised` of the two prompts, each evaluated at the steps
-    that `probes` names. Their squared difference is summed over steps and channels: steps that decide more of the edit
-    so count for more. `way_back` [T+1, B, C, H, W] is the mirror's reconstruction, if it was walked by the kept prompt
-    without guidance. Where it was walked by `another_model` (a LoRA is there since, or a patch), that is the edit, or
-    part of it, and `edited` is compared with the predictions that `way_back` moved by. None: find out, by whether
-    `kept` misses those by more than a drift of the latents explains.
+    `look(x, sigma, i) -> (kept, edited)` gives the predictions of the two prompts, at the steps that `probes` names.
+    Their squared difference is summed over steps and channels: steps that decide more of the edit so count for more.
+    `way_back` [T+1, B, C, H, W] is the mirror's reconstruction, if it was walked by the kept prompt without guidance.
+    Where it was walked by `another_model` (a LoRA is there since, or a patch), that is the edit, or part of it, and the
+    edited prompt's are compared with the predictions that `way_back` moved by. None: find out, by whether the kept
+    prompt's miss those by more than a drift of the latents explains.
     """
     at = probes(len(sigmas) - 1)
-    before, after = (torch.stack([look(latents[i], sigmas[i], i) for i in at], dim=1) for look in (kept, edited))
+    looks = [look(latents[i], sigmas[i], i) for i in at]
+    before, after = (torch.stack(side, dim=1) for side in zip(*looks, strict=True))
     if way_back is not None:
         retraced = _moved_by(way_back, sigmas, at)
         if another_model is None:

@@ -1,6 +1,7 @@
 """Sampling: the plain walk, and the two-branch walk that edits.
 
-A branch is `branch(x, sigma, i) -> denoised`: a denoiser that already knows the prompts and guidance of step i.
+A branch is `branch(x, sigma, i) -> denoised`: a denoiser that already knows the prompts and guidance of step i. A pair
+answers for two branches at once, each at its own latent, which may take one call of the network.
 """
 
 from collections.abc import Callable
@@ -11,7 +12,13 @@ from torch import Tensor
 from .ddim import euler, implied_denoised, moves
 
 Branch = Callable[[Tensor, Tensor, int], Tensor]
+Pair = Callable[[Tensor, Tensor, Tensor, int], tuple[Tensor, Tensor]]
 Locality = Callable[[int, Tensor], Tensor]
+
+
+def one_by_one(source: Branch, edit: Branch) -> Pair:
+    """Two branches as a pair: the source is asked first."""
+    return lambda x, y, sigma, i: (source(x, sigma, i), edit(y, sigma, i))
 
 
 def sample(

@@ -1,6 +1,6 @@
 """Grids of noise levels, and the windows in which a per-step prompt is valid."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -46,10 +46,30 @@ def check_grid(sigmas: Tensor) -> None:
         )
 
 
-def windows(positions: Sequence[float]) -> list[tuple[float, float]]:
-    """T adjoining (start, end) fractions of the walk, one around each of T rising positions in [0, 1].
+def windows(levels: Sequence[float], level_at: Callable[[float], float]) -> list[tuple[float, float]]:
+    """T adjoining (start, end) fractions of the walk, one around each of T falling levels.
 
-    The borders lie midway between neighbours, so that each step falls inside exactly one window.
+    `level_at(fraction)` is the level there; it falls. A border is a fraction whose level lies between its two
+    neighbours', a quarter of their distance or more from both, so that rounding moves no step across it. Raises
+    ValueError where the model cannot tell two steps apart.
     """
-    borders = [0.0, *((a + b) / 2 for a, b in zip(positions, positions[1:], strict=False)), 1.0]
-    return list(zip(borders, borders[1:], strict=False))
+    borders = [0.0]
+    for i, (above, below) in enumerate(zip(levels, levels[1:], strict=False)):
+        borders.append(_border(above, below, level_at, borders[-1]))
+        if borders[-1] is None:
+            raise ValueError(
+                f"Steps {i} and {i + 1} lie too close for prompt windows. Use fewer steps or another scheduler."
+            )
+    return list(zip(borders, [*borders[1:], 1.0], strict=True))
+
+
+def _border(above: float, below: float, level_at: Callable[[float], float], low: float) -> float | None:
+    """A fraction from `low` on whose level is well between two, by bisection; None if there is none."""
+    high, margin = 1.0, (above - below) / 4
+    for _ in range(40):
+        middle = (low + high) / 2
+        level = level_at(middle)
+        if below + margin <= level <= above - margin:
+            return middle
+        low, high = (middle, high) if level > below + margin else (low, middle)
+    return None

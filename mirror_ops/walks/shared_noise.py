@@ -14,7 +14,7 @@ from torch import Generator, Tensor
 
 from ..regions.finders import softened
 from .ddim import moves, to_d
-from .sample import Branch
+from .sample import Pair
 
 Keep = Callable[[int, Tensor], Tensor]
 SEEDS = 2**64
@@ -23,8 +23,7 @@ COARSE = 2  # cells: the mean of 5 x 5
 
 
 def shared_noise(
-    source: Branch,
-    edit: Branch,
+    predict: Pair,
     picture: Tensor,
     sigmas: Tensor,
     generators: Sequence[Generator],
@@ -38,7 +37,7 @@ def shared_noise(
 ) -> Tensor:
     """[B, C, H, W] the edited picture, from `picture` [B, C, H, W], a clean latent, on falling `sigmas` [T+1].
 
-    `source` is asked before `edit` at each draw, at the same level and under the same noise. `generators`, one for each
+    `predict` is asked at each draw for both sides, at one level and under one noise. `generators`, one for each
     picture, draw the noise, so that a picture's edit does not depend on what it is batched with. `draws`: so many
     noises a step, whose moves are averaged. `antithetic` noises are each followed by their opposite, so that what is
     odd in the noise cancels at no cost. `keep(i, change) -> change` [B, C, H, W] says what is kept of the edit so far,
@@ -53,7 +52,7 @@ def shared_noise(
     noises = noise_of(generators, picture, antithetic)
     offset = torch.zeros_like(picture)  # of the noised edit from the noised picture; shrinks with a flow model's signal
     for i, sigma, sigma_next in moves(sigmas):
-        pairs = [_pair(source, edit, picture, offset, next(noises), sigma, i, flow) for _ in range(draws)]
+        pairs = [_noised_alike(predict, picture, offset, next(noises), sigma, i, flow) for _ in range(draws)]
         after = signal(sigma_next, flow)
         if jump:
             offset = after * _mean([edited - kept for _, kept, _, edited in pairs])
@@ -98,11 +97,12 @@ def picture_generators(seed: int, places: Sequence[int]) -> list[Generator]:
     return [torch.Generator().manual_seed((seed + place) % SEEDS) for place in places]
 
 
-def _pair(source, edit, picture, offset, noise, sigma, i, flow) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _noised_alike(predict, picture, offset, noise, sigma, i, flow) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """(x_source, D_source, x_edit, D_edit) under one noise."""
     x_s = signal(sigma, flow) * picture + sigma * noise
     x_e = x_s + offset
-    return x_s, source(x_s, sigma, i), x_e, edit(x_e, sigma, i)
+    kept, edited = predict(x_s, x_e, sigma, i)
+    return x_s, kept, x_e, edited
 
 
 def _mean(values: list[Tensor]) -> Tensor:

@@ -20,7 +20,8 @@ from ..host.conditioning import (
     with_pooled,
     with_text,
 )
-from ..host.denoiser import Walk
+from ..host.denoiser import Asked, Walk
+from ..host.processed import Entries
 
 KEPT_NEGATIVE = "kept negative"
 
@@ -129,33 +130,42 @@ class MirrorBranches:
 
     def source(self, x: Tensor, sigma: Tensor, i: int) -> Tensor:
         """The picture, as the mirror was made."""
-        negative = self._said(self.source_against, i)
-        return self.walk.denoise(x, sigma, self._kept(i), negative, self.source_cfg, branch=Branch.SOURCE)
+        return self.walk.asked(self._source(x, sigma, i), sigma)
 
     def edit(self, x: Tensor, sigma: Tensor, i: int) -> Tensor:
         """The edit, guided."""
-        negative, cfg = self._said(self.edit_against, i), self.schedule.cfgs[i]
-        less = self.walk.prompts["positive"].saying(self.schedule.one_edit_less(i).to(self.walk.device))
-        self.walk.guider.conds = {**self.walk.guider.conds, ONE_EDIT_LESS: less}
-        return self.walk.denoise(x, sigma, self._edited(i), negative, cfg, branch=Branch.EDIT)
+        return self.walk.asked(self._edit(x, sigma, i), sigma)
 
-    def kept_probe(self, x: Tensor, sigma: Tensor, i: int) -> Tensor:
-        """The kept prompt without guidance or controls."""
-        return self.walk.denoise(x, sigma, self._kept(i), branch=Branch.SOURCE)
+    def both(self, x: Tensor, y: Tensor, sigma: Tensor, i: int) -> tuple[Tensor, Tensor]:
+        """(the picture at x, the edit at y)."""
+        return self.walk.denoise_pair(self._source(x, sigma, i), self._edit(y, sigma, i), sigma)
 
-    def edited_probe(self, x: Tensor, sigma: Tensor, i: int) -> Tensor:
-        """The edited prompt under the attention controls, without guidance unless the edit is nothing else."""
-        if not self.guided_probes:
-            return self.walk.denoise(x, sigma, self._edited(i), branch=Branch.PROBE)
-        negative = self._said(self.edit_against, i)
-        return self.walk.denoise(x, sigma, self._edited(i), negative, self.schedule.cfgs[i], branch=Branch.PROBE)
+    def probes(self, x: Tensor, sigma: Tensor, i: int) -> tuple[Tensor, Tensor]:
+        """(the kept prompt without guidance or controls, the edited one under the attention controls), without guidance
+        unless the edit is nothing else."""
+        edited = Asked(x, self._edited(i, sigma), branch=Branch.PROBE)
+        if self.guided_probes:
+            edited = edited._replace(negative=self._said(self.edit_against, i, sigma), cfg=self.schedule.cfgs[i])
+        return self.walk.denoise_pair(Asked(x, self._kept(i, sigma), branch=Branch.SOURCE), edited, sigma)
 
-    def _kept(self, i: int) -> list:
-        return self.walk.prompts["kept"].saying(self.schedule.kept[i].to(self.walk.device))
+    def _source(self, x: Tensor, sigma: Tensor, i: int) -> Asked:
+        negative = self._said(self.source_against, i, sigma)
+        return Asked(x, self._kept(i, sigma), negative, self.source_cfg, Branch.SOURCE)
 
-    def _edited(self, i: int) -> list:
-        return self.walk.prompts["positive"].saying(self.schedule.edited(i).to(self.walk.device))
+    def _edit(self, x: Tensor, sigma: Tensor, i: int) -> Asked:
+        """The edit's question; beside it, for cross-attention guidance, the prompt of one edit less."""
+        if not self.walk.is_plain:
+            less = self.walk.prompts["positive"].saying(self.schedule.one_edit_less(i).to(self.walk.device), sigma)
+            self.walk.guider.conds = {**self.walk.guider.conds, ONE_EDIT_LESS: less}
+        negative = self._said(self.edit_against, i, sigma)
+        return Asked(x, self._edited(i, sigma), negative, self.schedule.cfgs[i], Branch.EDIT)
 
-    def _said(self, against: Against, i: int) -> list:
+    def _kept(self, i: int, sigma: Tensor) -> Entries:
+        return self.walk.prompts["kept"].saying(self.schedule.kept[i].to(self.walk.device), sigma)
+
+    def _edited(self, i: int, sigma: Tensor) -> Entries:
+        return self.walk.prompts["positive"].saying(self.schedule.edited(i).to(self.walk.device), sigma)
+
+    def _said(self, against: Against, i: int, sigma: Tensor) -> Entries:
         prompt = self.walk.prompts[against.prompt]
-        return prompt.saying(self.rewritten[i].to(self.walk.device)) if against.rewritten else prompt.entries
+        return prompt.saying(self.rewritten[i].to(self.walk.device), sigma) if against.rewritten else prompt.entries

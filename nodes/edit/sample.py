@@ -14,9 +14,10 @@ from ...mirror_ops.walks.shared_noise import coarse, picture_generators, shared_
 from ...mirror_ops.walks.trajectory import Mirror, cpu
 from ..host import families
 from ..host.attach import SHARED_NOISE
-from ..host.denoiser import Count, Walk, run
+from ..host.count import Count
+from ..host.denoiser import Walk, run
 from ..host.families import latent_out
-from ..host.identity import check_made_with, identity
+from ..host.identity import check_made_with
 from ..host.values import mask_at
 from ..reports import shown
 from ..types import DirectionType, MirrorType, ReportType, category
@@ -58,7 +59,7 @@ class MirrorSample(io.ComfyNode):
         negative=None, mask=None, noise=RECORDED, exact="source", locality=AUTO, ramp=0.0, ramp_until=1.0,
         cfg_until=0.3, cfg_after=1.0, seed=0,
     ) -> io.NodeOutput:
-        check_made_with(mirror, model)
+        connected = check_made_with(mirror, model)
         fit = fitted(mirror, positive)
         schedule = schedule_of(
             mirror, fit, direction, amounts(mirror.steps, strength, ramp, ramp_until),
@@ -69,7 +70,10 @@ class MirrorSample(io.ComfyNode):
         if noise == SHARED:
             made = _shared_walk(model, mirror, prompts, schedule, locality, allowed, seed)
         else:
-            made = _recorded_walk(model, mirror, prompts, schedule, fit.rewritten, locality, allowed, EXACT[exact])
+            another = mirror.provenance.model != connected or None
+            made = _recorded_walk(
+                model, mirror, prompts, schedule, fit.rewritten, locality, allowed, EXACT[exact], another
+            )
         (edited, kept, region), count = made
         edited, kept, region = (cpu(x) for x in (edited, kept, region))
         report = EditReport(
@@ -84,7 +88,7 @@ class MirrorSample(io.ComfyNode):
 
 def _recorded_walk(
     model, mirror: Mirror, prompts: dict, schedule: EditSchedule, rewritten: Tensor, locality: str,
-    allowed: Tensor | None, exact: tuple[bool, bool],
+    allowed: Tensor | None, exact: tuple[bool, bool], another: bool | None,
 ) -> tuple[tuple[Tensor, Tensor, Tensor], Count]:
     """((edited, reconstruction, region), network rows): both branches from the mirror's own noise."""
     against = negatives_of(mirror, "negative" in prompts)
@@ -96,9 +100,8 @@ def _recorded_walk(
         branches = MirrorBranches(walk, schedule, rewritten, against, mirror.provenance.cfg, guided_probes)
         latents, found = mirror.latents.to(walk.device), None
         if locality == AUTO:
-            probed = branches.kept_probe, branches.edited_probe
-            way_back, another_model = _way_back(mirror, model)
-            first = edited_region(*probed, walk.sigmas, latents, way_back.to(walk.device), another_model)
+            way_back, unlike = _way_back(mirror, another)
+            first = edited_region(branches.probes, walk.sigmas, latents, way_back.to(walk.device), unlike)
             found = walked_region(first, latents[-1], mirror.steps)
         local = None if found is None and allowed is None else Local(latents[0], found, allowed)
         edited, kept = mirror_sample(
@@ -111,17 +114,16 @@ def _recorded_walk(
     return _run(model, mirror, prompts, schedule, algorithm, by_step, mirror, looked + mirror.steps * a_step)
 
 
-def _way_back(mirror: Mirror, model) -> tuple[Tensor, bool | None]:
+def _way_back(mirror: Mirror, another: bool | None) -> tuple[Tensor, bool | None]:
     """What `edited_region` takes for the predictions of the model that made the mirror, [T+1, B, C, H, W], and whether
     the connected model is another: None to have that found out.
 
     The reconstruction was walked by the kept prompt without guidance, but for mirrors that were made with some. Of
     those the recording itself is near enough.
     """
-    another_model = mirror.provenance.model != identity(model) or None
     if mirror.provenance.cfg == 1 or mirror.provenance.brings_negative:
-        return mirror.reconstruction, another_model
-    return mirror.latents, bool(another_model)
+        return mirror.reconstruction, another
+    return mirror.latents, bool(another)
 
 
 def _shared_walk(
@@ -143,8 +145,7 @@ def _shared_walk(
             return local(i, change) * change
 
         edited = shared_noise(
-            branches.source, branches.edit, picture, walk.sigmas, picture_generators(seed, range(batch)),
-            flow=flow, keep=keep,
+            branches.both, picture, walk.sigmas, picture_generators(seed, range(batch)), flow=flow, keep=keep,
             on_step=lambda i, edited: walk.progress.reached(2 * (i + 1), edited),
         )
         return edited, picture, local.region

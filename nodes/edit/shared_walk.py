@@ -6,11 +6,14 @@ from typing import NamedTuple
 from torch import Tensor
 
 from ...mirror_ops.regions.found import late_region, latent_region
+from ...mirror_ops.walks.sample import Pair
 from ...mirror_ops.walks.shared_noise import coarse, picture_generators, shared_noise
 from ...mirror_ops.walks.trajectory import cpu
 from ..host.attach import SHARED_NOISE
 from ..host.branches import Branch
-from ..host.denoiser import Walk, run
+from ..host.denoiser import Asked, Walk, run
+
+Ask = Callable[[Tensor, int], Asked]  # of a side: its latent, the step
 
 
 class Guidance(NamedTuple):
@@ -49,10 +52,10 @@ class Plan(NamedTuple):
     def steps(self) -> int:
         return len(self.sigmas) - 1
 
-    def walk(self, source, edit, picture: Tensor, **more) -> Tensor:
-        """The edited picture [B, C, H, W], by two branches."""
+    def walk(self, predict: Pair, picture: Tensor, **more) -> Tensor:
+        """The edited picture [B, C, H, W], by the predictions of both sides."""
         return shared_noise(
-            source, edit, picture, self.sigmas.to(picture), picture_generators(self.seed, self.places), flow=self.flow,
+            predict, picture, self.sigmas.to(picture), picture_generators(self.seed, self.places), flow=self.flow,
             draws=self.guidance.draws, jump=self.guidance.jump, antithetic=self.guidance.antithetic, **more,
         )
 
@@ -68,10 +71,13 @@ class Made(NamedTuple):
 
 
 def walked(model, samples: Tensor, prompts: dict, plan: Plan) -> Made:
-    """Both sides with one model, the source first at each step."""
+    """Both sides with one model, the source first at each step, or both at once."""
 
     def algorithm(walk: Walk) -> tuple:
-        return _edited(walk, samples, _source_branch(walk, plan), plan)
+        source, edit = _source(walk, plan), _edit(walk, plan)
+        return _edited(
+            walk, samples, lambda x, y, sigma, i: walk.denoise_pair(source(x, i), edit(y, i), sigma), plan
+        )
 
     evaluations = 2 * plan.steps * plan.guidance.draws
     made, count = run(
@@ -86,17 +92,19 @@ def walked_apart(model, edit_model, samples: Tensor, prompts: dict, plan: Plan) 
     evaluations = plan.steps * plan.guidance.draws
 
     def look(walk: Walk) -> None:
-        source = _source_branch(walk, plan)
+        source = _source(walk, plan)
 
-        def kept(x: Tensor, sigma: Tensor, i: int) -> Tensor:
-            seen.append(cpu(source(x, sigma, i)))
-            return x
+        def kept(x: Tensor, y: Tensor, sigma: Tensor, i: int) -> tuple[Tensor, Tensor]:
+            seen.append(cpu(walk.asked(source(x, i), sigma)))
+            return x, y
 
-        plan.walk(kept, lambda x, sigma, i: x, walk.latent_in(samples))
+        plan.walk(kept, walk.latent_in(samples))
 
     def algorithm(walk: Walk) -> tuple:
-        before = iter(seen)
-        return _edited(walk, samples, lambda x, sigma, i: next(before).to(x), plan)
+        edit, before = _edit(walk, plan), iter(seen)
+        return _edited(
+            walk, samples, lambda x, y, sigma, i: (next(before).to(x), walk.asked(edit(y, i), sigma)), plan
+        )
 
     on_source = {name: prompts[name] for name in prompts if name != "target"}
     _, first = run(model, samples, plan.sigmas, on_source, look, evaluations=evaluations)
@@ -104,23 +112,24 @@ def walked_apart(model, edit_model, samples: Tensor, prompts: dict, plan: Plan) 
     return Made(*made, (first.forwards + second.forwards) / len(samples))
 
 
-def _source_branch(walk: Walk, plan: Plan) -> Callable:
+def _source(walk: Walk, plan: Plan) -> Ask:
     prompt, against = walk.prompts["source"].entries, _against(walk)
-    return lambda x, sigma, i: walk.denoise(x, sigma, prompt, against, plan.guidance.source_cfg, branch=Branch.SOURCE)
+    return lambda x, i: Asked(x, prompt, against, plan.guidance.source_cfg, Branch.SOURCE)
+
+
+def _edit(walk: Walk, plan: Plan) -> Ask:
+    prompt, against, cfgs = walk.prompts["target"].entries, _against(walk), plan.guidance.at(plan.steps)
+    return lambda x, i: Asked(x, prompt, against, cfgs[i], Branch.EDIT)
 
 
 def _against(walk: Walk) -> list:
     return (walk.prompts.get("negative") or walk.prompts["source"]).entries
 
 
-def _edited(walk: Walk, samples: Tensor, source: Callable, plan: Plan) -> tuple[Tensor, Tensor, Tensor, list[float]]:
+def _edited(walk: Walk, samples: Tensor, predict: Pair, plan: Plan) -> tuple[Tensor, Tensor, Tensor, list[float]]:
     """(picture, edited, region, change after each step)."""
-    picture, target, against = walk.latent_in(samples), walk.prompts["target"].entries, _against(walk)
-    cfgs, changes = plan.guidance.at(plan.steps), []
+    picture, changes = walk.latent_in(samples), []
     allowed, found = None if plan.allowed is None else plan.allowed.to(picture), late_region(picture, plan.steps)
-
-    def edit(x: Tensor, sigma: Tensor, i: int) -> Tensor:
-        return walk.denoise(x, sigma, target, against, cfgs[i], branch=Branch.EDIT)
 
     def keep(i: int, change: Tensor) -> Tensor:
         if plan.guidance.coarse:
@@ -131,7 +140,7 @@ def _edited(walk: Walk, samples: Tensor, source: Callable, plan: Plan) -> tuple[
         changes.append(float((edited - picture).square().mean().sqrt() / picture.std()))
         walk.progress.reached(round((i + 1) / plan.steps * walk.progress.total), edited)
 
-    edited = plan.walk(source, edit, picture, keep=keep, on_step=on_step)
+    edited = plan.walk(predict, picture, keep=keep, on_step=on_step)
     acted = _within(allowed, latent_region(edited - picture, picture))
     return cpu(picture), cpu(edited), cpu(acted), changes
 

@@ -103,19 +103,14 @@ def check_batch(embedding: Tensor, batch: int) -> None:
 def stepwise(conditioning: Conditioning, sigmas: Tensor, sampling) -> Conditioning:
     """The entries once for each step of the grid sigmas [T+1], in adjoining windows, so that texts can differ by step.
 
-    Borders lie midway between steps, so a sampler that evaluates once a step, at these very sigmas, sees exactly one
-    window (euler, ddim, dpmpp_2m; not heun or the sde samplers). Entries with windows of their own appear in the steps
-    at which they are active. Options STEP and PART tell where an entry's text comes from.
+    Borders lie between steps, so a sampler that evaluates once a step, at these very sigmas, sees exactly one window
+    (euler, ddim, dpmpp_2m; not heun or the sde samplers). Entries with windows of their own appear in the steps at
+    which they are active. Options STEP and PART tell where an entry's text comes from.
     Raises ValueError if the model cannot tell two steps apart, or if no entry is active at some step.
     """
-    steps = windows([_percent_of(sigma, sampling) for sigma in sigmas[:-1].tolist()])
-    result = []
-    for i, (start, end) in enumerate(steps):
-        sigma = float(sigmas[i])
-        if not _is_active(sigma, start, end, sampling) or _overlaps(i, steps, sigma, sampling):
-            raise ValueError(
-                f"Steps {i} and {i + 1} lie too close for prompt windows. Use fewer steps or another scheduler."
-            )
+    levels = sigmas[:-1].tolist()
+    steps, result = windows(levels, sampling.percent_to_sigma), []
+    for i, (sigma, (start, end)) in enumerate(zip(levels, steps, strict=True)):
         active = [
             [text, {**options, "start_percent": start, "end_percent": end, STEP: i, PART: k}]
             for k, (text, options) in enumerate(conditioning)
@@ -142,18 +137,4 @@ def with_pooled_by_step(conditioning: Conditioning, pooled: Tensor) -> Condition
 
 def _is_active(sigma: float, start: float, end: float, sampling) -> bool:
     """The host's own rule: both ends included."""
-    return sampling.percent_to_sigma(end) <= sigma <= sampling.percent_to_sigma(start) or (start <= 0 and end >= 1)
-
-
-def _overlaps(i: int, steps: list[tuple[float, float]], sigma: float, sampling) -> bool:
-    neighbours = [steps[j] for j in (i - 1, i + 1) if 0 <= j < len(steps)]
-    return any(_is_active(sigma, start, end, sampling) for start, end in neighbours)
-
-
-def _percent_of(sigma: float, sampling) -> float:
-    """The fraction p at which the model's percent_to_sigma, which falls with p, passes sigma (by bisection)."""
-    low, high = 0.0, 1.0
-    for _ in range(40):
-        middle = (low + high) / 2
-        low, high = (middle, high) if sampling.percent_to_sigma(middle) > sigma else (low, middle)
-    return (low + high) / 2
+    return (start <= 0 and end >= 1) or sampling.percent_to_sigma(end) <= sigma <= sampling.percent_to_sigma(start)

@@ -6,14 +6,12 @@ gets a `Walk`: the loaded model as a denoiser, with and without gradients.
 """
 
 from collections.abc import Callable
-from contextlib import nullcontext
-from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import NamedTuple, TypeVar
 
 import comfy.samplers
 import torch
 from comfy.model_patcher import ModelPatcher
-from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ...mirror_ops.walks.trajectory import Mirror
@@ -21,94 +19,45 @@ from . import gradients
 from .attach import SharedNoise, supply
 from .branches import Branch, marked
 from .compatibility import check_no_step_cache, wants_negative
-from .conditioning import PART, Conditioning, split, stepwise, text_of, token_counts, with_pooled_by_step
+from .conditioning import Conditioning, stepwise, with_pooled_by_step
+from .count import KEY as COUNT
+from .count import Count
 from .families import check_supported
 from .out_of_place import differentiable
 from .own_latents import can_share, with_own_latents
+from .processed import Entries, Prompt, read_at, reading, same
 from .progress import Progress
 from .text_fit import check_fits
 from .values import check_result
 
 Result = TypeVar("Result")
-_COUNT = "mirror_count"
+Evaluate = Callable[[dict], list[Tensor]]  # as comfy.samplers.calc_cond_batch, from a dict of its arguments
+_EVALUATE = "sampler_calc_cond_batch_function"
 
 
-@dataclass
-class Count:
-    """Rows that went through the network, forward and backward; backward from wherever the gradient starts."""
+class Asked(NamedTuple):
+    """One prediction: at which latent, of which processed prompts, and for whom."""
 
-    forwards: int = 0
-    backwards: int = 0
+    x: Tensor  # [B, C, H, W]
+    positive: Entries
+    negative: Entries | None = None
+    cfg: float = 1.0
+    branch: Branch = Branch.SAMPLER
 
-    def attach(self, patcher: ModelPatcher) -> None:
-        """Counts every application of a cloned patcher's model."""
-
-        def apply(executor, x, *args, **kwargs):
-            self.forwards += len(x)
-            if torch.is_grad_enabled():
-                x, args, kwargs = self._watched(x, args, kwargs)
-            return executor(x, *args, **kwargs)
-
-        patcher.add_wrapper_with_key(WrappersMP.APPLY_MODEL, _COUNT, apply)
-
-    def _watched(self, x: Tensor, args: tuple, kwargs: dict) -> tuple[Tensor, tuple, dict]:
-        """The inputs, of which the first that takes a gradient tells when it arrives.
-
-        A gradient that starts at attention maps never passes the output, but whatever goes back arrives at an input.
-        """
-        rows, inputs = len(x), [x, *args, *kwargs.values()]
-        for k, value in enumerate(inputs):
-            if isinstance(value, Tensor) and value.requires_grad:
-                inputs[k] = value.view_as(value)
-                inputs[k].register_hook(lambda _: self._add_backward(rows))
-                break
-        return inputs[0], tuple(inputs[1 : 1 + len(args)]), dict(zip(kwargs, inputs[1 + len(args) :], strict=True))
-
-    def _add_backward(self, rows: int) -> None:
-        self.backwards += rows
-
-
-class Prompt:
-    """A prompt that the host has processed, whose text can be exchanged.
-
-    given: the CONDITIONING as it came; passed: as it was passed to the host (`stepwise` or the same); entries: what
-    the host made of that. Raises ValueError, naming the `family`, for models that do not read the given text as one
-    plain embedding.
-    """
-
-    def __init__(self, name: str, given: Conditioning, passed: Conditioning, entries: list[dict], family: str):
-        self.entries, self.tokens, self.given = entries, token_counts(given), text_of(given, name)
-        # The host may add entries, for areas, after ours; those share the text object of the entry they stand for.
-        self.parts = {}
-        for k, (entry, (text, options)) in enumerate(zip(entries, passed, strict=False)):
-            read = entry["model_conds"].get("c_crossattn")
-            if read is None or not torch.equal(read.cond, text.to(read.cond)):
-                raise ValueError(
-                    f"{family} does not read its {name} prompt as one plain embedding, so it cannot be rewritten here."
-                )
-            self.parts[id(read)] = options.get(PART, k)
-
-    @property
-    def embedding(self) -> Tensor:
-        """[B or 1, tokens, width] the text as it was given, on the model's device, float32."""
-        return self.given.to(self.entries[0]["model_conds"]["c_crossattn"].cond.device, torch.float32, copy=True)
-
-    def saying(self, embedding: Tensor) -> list[dict]:
-        """The host's entries with the texts of `embedding` [B or 1, tokens, width]."""
-        texts = split(embedding, self.tokens)
-        made = {}
-        for entry in self.entries:
-            read = entry["model_conds"]["c_crossattn"]
-            if id(read) not in made:
-                made[id(read)] = type(read)(texts[self.parts[id(read)]])
-        return [_reading(entry, made[id(entry["model_conds"]["c_crossattn"])]) for entry in self.entries]
+    def same_as(self, other: "Asked") -> bool:
+        """Whether both ask for the same, whoever asks."""
+        if not torch.equal(self.x, other.x) or not same(self.positive, other.positive):
+            return False
+        if self.cfg == other.cfg and same(self.negative, other.negative):
+            return True
+        return all(one.cfg == 1 or same(one.positive, one.negative) for one in (self, other))
 
 
 class Held(NamedTuple):
     """The prediction of the prompt that stays the same."""
 
     x: Tensor | None
-    prompt: list | None
+    prompt: Entries | None
     sigma: float | None
     denoised: Tensor | None
 
@@ -116,9 +65,12 @@ class Held(NamedTuple):
 class Walk:
     """The model during one `run`."""
 
-    def __init__(self, guider: comfy.samplers.CFGGuider, sigmas: Tensor, model_options: dict, progress: Progress):
+    def __init__(
+        self, guider: comfy.samplers.CFGGuider, sigmas: Tensor, model_options: dict, progress: Progress,
+        checkpoint: bool,
+    ):
         self.guider, self.sigmas, self.model_options, self.progress = guider, sigmas, model_options, progress
-        self.checkpoint = False  # whether passes with gradients recompute their activations
+        self.checkpoint = checkpoint  # whether passes with gradients recompute their activations
         self.device = guider.model_patcher.load_device
         self.half = guider.inner_model.get_dtype_inference() == torch.float16
         self.prompts: dict[str, Prompt] = {}
@@ -145,8 +97,8 @@ class Walk:
         return self.guider.inner_model.model_sampling.sigmas
 
     def denoise(
-        self, x: Tensor, sigma: Tensor, positive: list, negative: list | None = None, cfg: float = 1.0, hold=None,
-        branch: Branch = Branch.SAMPLER, together: Callable[[dict], list[Tensor]] | None = None,
+        self, x: Tensor, sigma: Tensor, positive: Entries, negative: Entries | None = None, cfg: float = 1.0,
+        hold: Entries | None = None, branch: Branch = Branch.SAMPLER, together: Evaluate | None = None,
     ) -> Tensor:
         """The guided prediction D [B, C, H, W] at (x, sigma): one call of the guider, as a stock sampler makes it.
 
@@ -158,81 +110,101 @@ class Walk:
         is no negative.
         """
         self.progress.evaluated()
-        with_gradient = torch.is_grad_enabled()
-        options = differentiable(self.model_options) if with_gradient else self.model_options
-        options = options if branch is Branch.SAMPLER else marked(options, branch)
+        options = self.model_options if branch is Branch.SAMPLER else marked(self.model_options, branch)
         if wants_negative(options):
             negative = positive if negative is None else negative
         elif cfg == 1 and branch is Branch.SOURCE:
             negative = None  # which this pack's own patches ask for at cfg 1, too, but they keep still here
-        if together is not None:
-            options = {**options, "sampler_calc_cond_batch_function": together}
-        if hold is not None and cfg != 1 and "sampler_calc_cond_batch_function" not in options:
-            options = {**options, "sampler_calc_cond_batch_function": lambda args: self._predict(args, hold)}
-        scale = gradients.BackwardScale()
-        if with_gradient and self.half:
-            positive, negative = _in_range(positive, scale), _in_range(negative, scale)
-            x = scale.leave(x) if x.requires_grad else x
-        self.guider.conds = {**self.guider.conds, "positive": positive, "negative": negative}
-        self.guider.cfg = cfg
-        network = self.guider.inner_model.diffusion_model
-        with gradients.differentiable_pass(network, self.checkpoint) if with_gradient else nullcontext():
-            denoised = self.guider(x, sigma.to(x.dtype).expand(len(x)), model_options=options, seed=0)
+        if hold is not None and cfg != 1 and together is None and _EVALUATE not in options:
+            together = partial(self._predict, held=hold, place=0 if hold is positive else 1)
+        options = options if together is None else {**options, _EVALUATE: together}
+        positive, negative = read_at(positive, sigma), read_at(negative, sigma)
+        guided = self._guided_with_gradient if torch.is_grad_enabled() else self._guided
+        denoised = guided(x, sigma, positive, negative, cfg, options)
         if branch is Branch.EDIT or not self._shows_edit:
             self.denoised, self._shows_edit = denoised.detach(), branch is Branch.EDIT
-        return scale.enter(denoised) if with_gradient and self.half else denoised
+        return denoised
 
-    def denoise_pair(
-        self, x: Tensor, y: Tensor, sigma: Tensor, source: list, target: list, negative: list | None,
-        source_cfg: float, cfg: float,
-    ) -> tuple[Tensor, Tensor]:
-        """The predictions of the source at x and of the edit at y, both [B, C, H, W].
+    def _guided(
+        self, x: Tensor, sigma: Tensor, positive: Entries, negative: Entries | None, cfg: float, options: dict
+    ) -> Tensor:
+        """The guider's answer."""
+        self.guider.conds = {**self.guider.conds, "positive": positive, "negative": negative}
+        self.guider.cfg = cfg
+        return self.guider(x, sigma.to(x.dtype).expand(len(x)), model_options=options, seed=0)
 
-        The same as two calls of `denoise`, by one call of the network where the source is not guided and nothing on
-        the model could tell the difference.
+    def _guided_with_gradient(
+        self, x: Tensor, sigma: Tensor, positive: Entries, negative: Entries | None, cfg: float, options: dict
+    ) -> Tensor:
+        """The guider's answer, through which autograd finds its way back."""
+        options, scale = differentiable(options), gradients.BackwardScale()
+        if self.half:
+            positive, negative = _in_range(positive, scale), _in_range(negative, scale)
+            x = scale.leave(x) if x.requires_grad else x
+        with gradients.differentiable_pass(self.guider.inner_model.diffusion_model, self.checkpoint):
+            denoised = self._guided(x, sigma, positive, negative, cfg, options)
+        return scale.enter(denoised) if self.half else denoised
+
+    def denoise_pair(self, source: Asked, edit: Asked, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        """The predictions of two sides at one level, both [B, C, H, W]: the same as two calls of `denoise`.
+
+        It is one call of the network where nothing on the model or in the prompts could tell the difference. Where both
+        sides ask for the same they get the same to the last bit, which rows of a batch need not.
         """
-        if source_cfg != 1 or not self._is_plain or not can_share([source, target, negative]):
-            seen = self.denoise(x, sigma, source, negative, source_cfg, branch=Branch.SOURCE)
-            return seen, self.denoise(y, sigma, target, negative, cfg, branch=Branch.EDIT)
-        taken = []
+        prompts = [source.positive, source.negative, edit.positive, edit.negative]
+        if not self.is_plain or not can_share(prompts):
+            return self.asked(source, sigma), self.asked(edit, sigma)
+        if source.same_as(edit):
+            return (self.asked(source, sigma),) * 2
+        beside = [read_at(source.positive, sigma)] + [read_at(source.negative, sigma)] * (source.cfg != 1)
+        seen = []
 
         def together(args: dict) -> list[Tensor]:
-            conds, options = args["conds"], with_own_latents(args["model_options"], {len(args["conds"]): x})
-            *found, seen = comfy.samplers.calc_cond_batch(
-                args["model"], [*conds, source], args["input"], args["sigma"], options
+            own = len(args["conds"])
+            options = with_own_latents(args["model_options"], {own + k: source.x for k in range(len(beside))})
+            found = comfy.samplers.calc_cond_batch(
+                args["model"], [*args["conds"], *beside], args["input"], args["sigma"], options
             )
-            taken.append(seen)
-            return found
+            seen.extend(found[own:])
+            return found[:own]
 
-        edited = self.denoise(y, sigma, target, negative, cfg, branch=Branch.EDIT, together=together)
-        return taken[0], edited
+        edited = self.asked(edit, sigma, together)
+        kept = seen[0] if source.cfg == 1 else seen[1] + source.cfg * (seen[0] - seen[1])
+        return kept, edited
 
-    @property
-    def _is_plain(self) -> bool:
+    def asked(self, one: Asked, sigma: Tensor, together: Evaluate | None = None) -> Tensor:
+        """`denoise` for what is asked."""
+        return self.denoise(
+            one.x, sigma, one.positive, one.negative, one.cfg, branch=one.branch, together=together
+        )
+
+    @cached_property
+    def is_plain(self) -> bool:
         """Whether the model has no patches and wrappers but ours that count: none that may tell branches apart."""
         options = self.model_options.get("transformer_options", {})
         patched = set(self.model_options) - {"transformer_options", "to_load_options"} or any(
             options.get(name) for name in ("patches", "patches_replace", "optimized_attention_override")
         )
         wrappers = {key for keys in options.get("wrappers", {}).values() for key in keys}
-        return not patched and wrappers <= {_COUNT}
+        return not patched and wrappers <= {COUNT}
 
-    def _predict(self, args: dict, hold: list) -> list[Tensor]:
-        """The predictions of both prompts, one at a time; the held one, from memory if it is there, comes first.
+    def _predict(self, args: dict, held: Entries, place: int) -> list[Tensor]:
+        """The predictions of both prompts, one at a time; that of `held`, which is at this place, from memory if it is
+        there, comes first.
 
         That order matters to prompts with LoRA hooks: the weights that the backward pass needs are the last used.
         """
         x, sigma = args["input"], args["sigma"]
 
-        def predict(conds: list | None) -> Tensor:
+        def predict(conds: Entries | None) -> Tensor:
             model, options = args["model"], args["model_options"]
             return comfy.samplers.calc_cond_batch(model, [conds], x, sigma, options)[0]
 
-        held = self._held
-        if held.x is not x or held.prompt is not hold or held.sigma != float(sigma[0]):
+        known = self._held
+        if known.x is not x or known.prompt is not held or known.sigma != float(sigma[0]):
             with torch.no_grad():
-                held = self._held = Held(x, hold, float(sigma[0]), predict(hold))
-        return [held.denoised if conds is hold else predict(conds) for conds in args["conds"]]
+                known = self._held = Held(x, held, float(sigma[0]), predict(args["conds"][place]))
+        return [known.denoised if k == place else predict(conds) for k, conds in enumerate(args["conds"])]
 
 
 def run(
@@ -267,25 +239,43 @@ def run(
     supply(patcher, reference)
     if with_gradients:
         gradients.prepare(patcher, checkpoint)
-    guider = comfy.samplers.CFGGuider(patcher)
-    sampling = patcher.get_model_object("model_sampling")
-    passed = {
-        name: stepwise(conditioning, sigmas, sampling) if name in by_step else conditioning
-        for name, conditioning in prompts.items()
-    }
-    for name, pooled in (pooled_by_step or {}).items():
-        passed[name] = with_pooled_by_step(passed[name], pooled)
-    guider.inner_set_conds(passed)
-    result = []
+    passed = _passed(patcher, prompts, sigmas, by_step, pooled_by_step or {})
 
-    def body(denoiser, x, sigmas, extra_args, callback, disable):
+    def walked(guider: comfy.samplers.CFGGuider, sigmas: Tensor, model_options: dict) -> Result:
+        walk = Walk(guider, sigmas, model_options, Progress(patcher, evaluations), checkpoint)
+        family = type(patcher.model).__name__
+        walk.prompts = {
+            name: Prompt(name, given, passed[name], guider.conds[name], family) for name, given in prompts.items()
+        }
+        return algorithm(walk)
+
+    result = _in_sampling(patcher, passed, latent, sigmas, walked)
+    check_result(result)
+    return result, count
+
+
+def _passed(
+    patcher: ModelPatcher, prompts: dict[str, Conditioning], sigmas: Tensor, by_step: tuple[str, ...],
+    pooled_by_step: dict[str, Tensor],
+) -> dict[str, Conditioning]:
+    """The prompts as the host gets them."""
+    sampling = patcher.get_model_object("model_sampling")
+    stepped = {name: stepwise(prompts[name], sigmas, sampling) for name in by_step if name in prompts}
+    pooled = {name: with_pooled_by_step(stepped[name], pooled) for name, pooled in pooled_by_step.items()}
+    return {**prompts, **stepped, **pooled}
+
+
+def _in_sampling(
+    patcher: ModelPatcher, prompts: dict[str, Conditioning], latent: Tensor, sigmas: Tensor, body: Callable
+) -> Result:
+    """body(guider, sigmas, model options) in the place of a sampler, outside inference mode."""
+    guider, found = comfy.samplers.CFGGuider(patcher), []
+    guider.inner_set_conds(prompts)
+
+    def sample(denoiser, x, sigmas, extra_args, callback, disable):
         conds = guider.conds
         try:
-            walk = Walk(guider, sigmas, extra_args["model_options"], Progress(patcher, evaluations))
-            walk.checkpoint = checkpoint
-            family = type(patcher.model).__name__
-            walk.prompts = {name: Prompt(name, prompts[name], passed[name], conds[name], family) for name in prompts}
-            result.append(algorithm(walk))
+            found.append(body(guider, sigmas, extra_args["model_options"]))
         finally:
             guider.conds = conds
         return x
@@ -293,13 +283,12 @@ def run(
     # Leaving inference mode also enables gradients; only those who ask for them shall have them.
     with torch.inference_mode(False), torch.no_grad():
         latent = latent.clone()
-        sampler = comfy.samplers.KSAMPLER(body)
+        sampler = comfy.samplers.KSAMPLER(sample)
         guider.sample(torch.zeros_like(latent), latent, sampler, sigmas.clone(), disable_pbar=True, seed=0)
-    check_result(result[0])
-    return result[0], count
+    return found[0]
 
 
-def _in_range(prompt: list[dict] | None, scale: gradients.BackwardScale) -> list[dict] | None:
+def _in_range(prompt: Entries | None, scale: gradients.BackwardScale) -> Entries | None:
     """The prompt with its backward scaled; a prompt that takes no gradient is left as it is."""
     if prompt is None or not any(entry["model_conds"]["c_crossattn"].cond.requires_grad for entry in prompt):
         return prompt
@@ -308,9 +297,4 @@ def _in_range(prompt: list[dict] | None, scale: gradients.BackwardScale) -> list
         text = entry["model_conds"]["c_crossattn"]
         if id(text) not in texts:
             texts[id(text)] = type(text)(scale.leave(text.cond))
-    return [_reading(entry, texts[id(entry["model_conds"]["c_crossattn"])]) for entry in prompt]
-
-
-def _reading(entry: dict, text) -> dict:
-    """A processed entry with another text object."""
-    return {**entry, "model_conds": {**entry["model_conds"], "c_crossattn": text}}
+    return [reading(entry, texts[id(entry["model_conds"]["c_crossattn"])]) for entry in prompt]

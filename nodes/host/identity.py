@@ -47,9 +47,10 @@ def marks(patcher: ModelPatcher) -> list[str]:
     return [*fingerprint(patcher), patches_of(patcher)]
 
 
-def check_made_with(mirror: Mirror, model: ModelPatcher) -> None:
-    """Raises ValueError, saying what differs, for a model of another kind or with other weights than the mirror's; a
-    warning for patched weights, which may be the edit itself (a LoRA), and for another precision."""
+def check_made_with(mirror: Mirror, model: ModelPatcher) -> ModelIdentity:
+    """The connected model's identity. Raises ValueError, saying what differs, for a model of another kind or with
+    other weights than the mirror's; warns of patched weights, which may be the edit itself (a LoRA), and of another
+    precision."""
     made_with, connected = mirror.provenance.model, identity(model)
     made_with.require(connected, "This mirror")
     if differences := made_with.differences(connected):
@@ -57,6 +58,7 @@ def check_made_with(mirror: Mirror, model: ModelPatcher) -> None:
             f"This mirror was made with another model: {' and '.join(differences)}. Where that is not the edit that "
             "you mean, connect the model that made it, or invert again; `exact` of Mirror Sample holds the recording."
         )
+    return connected
 
 
 def fingerprint(patcher: ModelPatcher, prefix: str = "") -> tuple[str, str]:
@@ -119,8 +121,10 @@ def sampled(weight: Tensor, values: int = VALUES) -> bytes:
         return b""
     with torch.inference_mode(False):
         places = torch.linspace(0, weight.numel() - 1, min(values, weight.numel()), dtype=torch.float64).long()
-        picked = weight[torch.unravel_index(places.to(weight.device), weight.shape)] if weight.ndim else weight
-        return picked.cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+        places = places.to(weight.device)
+        flat = weight.is_contiguous()  # three times as quick
+        picked = weight.view(-1)[places] if flat else weight[torch.unravel_index(places, weight.shape)]
+        return picked.cpu().view(torch.uint8).numpy().tobytes()
 
 
 def _stored(weight: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor
 from ...mirror_ops.walks.ddim import euler
 from ...mirror_ops.walks.trajectory import Mirror
 from .branches import Branch, marked
+from .processed import active
 
 POSITIVE, NEGATIVE = 0, 1
 PROMPT = "mirror source"  # among a guider's processed prompts
@@ -223,7 +224,7 @@ def check_shape(mirror: Mirror, shape: torch.Size) -> Tensor:
 
 def says_the_same(prompt: list[dict], other: list[dict], level: float) -> bool:
     """Whether two processed prompts of one part each read the same at this level."""
-    one, two = (_active(entries, level) for entries in (prompt, other))
+    one, two = (active(entries, level) for entries in (prompt, other))
     if len(one) != 1 or len(two) != 1 or one[0].get("control") is not two[0].get("control"):
         return False
     read = [
@@ -233,18 +234,10 @@ def says_the_same(prompt: list[dict], other: list[dict], level: float) -> bool:
     return read[0].keys() == read[1].keys() and all(torch.equal(cond, read[1][name]) for name, cond in read[0].items())
 
 
-def _active(prompt: list[dict] | None, level: float) -> list[dict]:
-    """The entries of a processed prompt that are read at this level."""
-    return [
-        entry for entry in prompt or []
-        if entry.get("timestep_end", -1.0) <= level <= entry.get("timestep_start", float("inf"))
-    ]
-
-
 def _check_one_part(prompt: list[dict] | None, level: float) -> None:
     """Raises ValueError if several parts of a processed prompt, or only an area of it, are read at this level."""
-    active = _active(prompt, level)
-    if len(active) > 1 or any(entry.get("area") is not None for entry in active):
+    read = active(prompt, level)
+    if len(read) > 1 or any(entry.get("area") is not None for entry in read):
         raise ValueError(
             "Attention control reads one prompt for the whole picture; this one has several parts or areas. Use a "
             "single text, and masks of the edit instead of areas."

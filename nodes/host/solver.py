@@ -10,7 +10,7 @@ from ...mirror_ops.guidance.classifier_free import Denoiser
 from ...mirror_ops.inversion.solvers import SolverContext
 from ...mirror_ops.stochastic.dpm_encoder import Pair
 from .branches import Branch
-from .denoiser import Walk
+from .denoiser import Asked, Walk
 from .families import input_scale, is_flow
 
 
@@ -47,7 +47,8 @@ def pair_of(walk: Walk, source_cfg: float, cfg: float, network: torch.dtype) -> 
 
     def predict(x: Tensor, y: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
         x, y, sigma = (value.to(network).to(walk.device) for value in (x, y, sigma))
-        both = walk.denoise_pair(x, y, sigma, source, target, negative, source_cfg, cfg)
+        sides = Asked(x, source, negative, source_cfg, Branch.SOURCE), Asked(y, target, negative, cfg, Branch.EDIT)
+        both = walk.denoise_pair(*sides, sigma)
         return tuple(denoised.cpu().double() for denoised in both)
 
     return predict

@@ -22,7 +22,8 @@ from ...mirror_ops.walks.trajectory import Mirror, cpu
 from ..host import families
 from ..host.branches import Branch
 from ..host.conditioning import Conditioning, pooled_of, scheduled, text_of
-from ..host.denoiser import Count, Walk, run
+from ..host.count import Count
+from ..host.denoiser import Walk, run
 from ..host.files import problem
 from ..host.identity import identity
 from ..host.prompts import ABSENT, check_negative, prompts_for

@@ -26,16 +26,13 @@ def test_otsu_agrees_with_the_direct_search():
 
 
 def blot(strength: float, spill: float):
-    """Branches whose predictions differ by `strength` in a square and by `spill` elsewhere."""
-    def source(x, sigma, i):
-        return 0.5 * x
-
-    def edit(x, sigma, i):
+    """Predictions that differ by `strength` in a square and by `spill` elsewhere."""
+    def look(x, sigma, i):
         noise = torch.rand(x.shape, generator=torch.Generator().manual_seed(i)) + 0.5
         change = torch.full_like(x, spill) * noise
         change[..., 4:9, 6:12] = strength * noise[..., 4:9, 6:12]
-        return source(x, sigma, i) + change
-    return source, edit
+        return 0.5 * x, 0.5 * x + change
+    return look
 
 
 def test_the_region_is_found_whatever_its_strength():
@@ -43,7 +40,7 @@ def test_the_region_is_found_whatever_its_strength():
     truth = torch.zeros(1, 1, 16, 16)
     truth[..., 4:9, 6:12] = 1
     for strength in (0.1, 1.0, 30.0):
-        region = edited_region(*blot(strength, strength / 12), sigmas, latents)
+        region = edited_region(blot(strength, strength / 12), sigmas, latents)
         assert region.shape == (2, 1, 16, 16) and (region - truth).abs().max() < 0.3
 
 
@@ -58,8 +55,7 @@ def test_a_lone_cell_is_noise_and_a_hole_is_closed():
 
 def test_no_edit_gives_no_region():
     latents, sigmas = torch.randn(11, 1, 4, 8, 8), torch.linspace(10, 0, 11)
-    source, _ = blot(1.0, 1.0)
-    assert edited_region(source, source, sigmas, latents).max() == 0
+    assert edited_region(lambda x, sigma, i: (0.5 * x, 0.5 * x), sigmas, latents).max() == 0
     assert otsu_region(torch.ones(1, 1, 4, 4), LATENT_RAMP).max() == 0
 
 

@@ -4,6 +4,7 @@ import torch
 from support import toys
 
 from mirror_ops.guidance.classifier_free import guided
+from mirror_ops.walks.sample import one_by_one
 from mirror_ops.walks.shared_noise import coarse, picture_generators, shared_noise
 
 BEFORE, AFTER = 0.0, 0.7
@@ -19,7 +20,8 @@ def grids(flow):
 
 
 def walk(source, edit, picture, sigmas, flow=False, seed=5, **more):
-    return shared_noise(source, edit, picture, sigmas, picture_generators(seed, range(len(picture))), flow=flow, **more)
+    generators = picture_generators(seed, range(len(picture)))
+    return shared_noise(one_by_one(source, edit), picture, sigmas, generators, flow=flow, **more)
 
 
 @pytest.mark.parametrize("flow", [False, True])
@@ -75,7 +77,7 @@ def test_a_picture_is_edited_alike_in_every_batch():
     sides = branch(denoise, BEFORE), branch(denoise, AFTER, 2.0)
     together = walk(*sides, pictures, sigmas)
     for k in range(3):
-        alone = shared_noise(*sides, pictures[k : k + 1], sigmas, picture_generators(5, [k]))
+        alone = shared_noise(one_by_one(*sides), pictures[k : k + 1], sigmas, picture_generators(5, [k]))
         assert (alone - together[k]).abs().max() < 1e-12
     assert (walk(*sides, pictures[:1].expand(2, -1, -1, -1), sigmas).diff(dim=0)).abs().max() > 1e-3
 
@@ -132,5 +134,5 @@ def test_coarse_keeps_what_noise_lets_see(flow):
 def test_too_few_generators_are_refused():
     denoise = toys.mixture()
     with pytest.raises(ValueError, match="2 pictures need as many noise generators, not 1"):
-        shared_noise(branch(denoise, BEFORE), branch(denoise, AFTER), toys.pictures(2), grids(False),
+        shared_noise(one_by_one(branch(denoise, BEFORE), branch(denoise, AFTER)), toys.pictures(2), grids(False),
                      picture_generators(0, [0]))

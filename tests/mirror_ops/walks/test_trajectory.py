@@ -51,13 +51,22 @@ def test_grids_that_do_not_fall_are_refused(bad):
     check_grid(torch.tensor([2.0, 1.0, 0.0]))
 
 
-def test_each_position_lies_in_exactly_one_window():
-    positions = [0.0, 0.1, 0.35, 0.9]
-    made = windows(positions)
-    assert made[0][0] == 0.0 and made[-1][1] == 1.0
-    assert [[a <= p <= b for a, b in made].index(True) for p in positions] == [0, 1, 2, 3]
-    assert all(sum(a <= p <= b for a, b in made) == 1 for p in positions)
-    assert windows([0.5]) == [(0.0, 1.0)]
+def test_each_level_lies_in_exactly_one_window():
+    def level_at(fraction):
+        asked.append(fraction)
+        return 15 * (1 - fraction) ** 3
+
+    for levels in ([14.0, 5.0, 1.0, 0.2], [15 * (1 - k / 50) ** 3 for k in range(50)]):
+        asked = []
+        made = windows(levels, level_at)
+        assert len(asked) < 8 * len(levels), "a few looks each: a model's answer takes as long as a small layer"
+        assert made[0][0] == 0.0 and made[-1][1] == 1.0
+        assert [a for a, _ in made[1:]] == [b for _, b in made[:-1]]
+        inside = [[level_at(b) <= level <= level_at(a) or (a, b) == (0, 1) for a, b in made] for level in levels]
+        assert [row.index(True) for row in inside] == list(range(len(levels))) and all(sum(row) == 1 for row in inside)
+    assert windows([0.5], level_at) == [(0.0, 1.0)]
+    with pytest.raises(ValueError, match="Steps 1 and 2 lie too close"):
+        windows([9.0, 5.0, 5.0], level_at)
 
 
 def test_relative_displacement_and_psnr():

@@ -65,8 +65,29 @@ def test_at_any_guidance_the_picture_comes_back_to_the_last_bit(run_graph):
         g = Scene()
         assert torch.equal(results(run_graph, g, edit(g, target=g.source, region=region, **settings))[0], picture)
     g = Scene()
-    rounded = results(run_graph, g, edit(g, target=g.source, settings="bold"))[0]      # two rows at once against one
-    assert (rounded - picture).abs().max() < 1e-5 * picture.abs().max()
+    again = g.text("a photo of a cat sitting on a car")
+    assert torch.equal(results(run_graph, g, edit(g, target=again, settings="bold"))[0], picture)
+
+
+def test_both_sides_take_one_call_of_the_network(run_graph):
+    """Guided or not, at each latent its own prompts; apart where a patch on the model might tell the sides apart."""
+    model, rows = tiny.unet(), []
+    model.model.diffusion_model.register_forward_pre_hook(lambda module, args: rows.append(len(args[0])))
+
+    def walked(patch=None, **guidance):
+        rows.clear()
+        g = Scene(lambda: model)
+        g.model = g.add(patch, model=g.model, b1=1, b2=1, s1=1, s2=1)() if patch else g.model
+        return results(run_graph, g, edit(g, **custom(**guidance)))[0], list(rows)
+
+    for guidance, together, apart in (
+        ({}, [3] * 5, [1, 2] * 5), ({"cfg_after": 1.0, "cfg_until": 0.4}, [3] * 2 + [2] * 3, [1, 2] * 2 + [1] * 6),
+        ({"source_cfg": 1.5, "draws": 2}, [4] * 10, [2] * 20),
+    ):
+        made, seen = walked(**guidance)
+        expected, each = walked("FreeU", **guidance)
+        assert (seen, each) == (together, apart)
+        assert (made - expected).abs().max() < 1e-5 * expected.abs().max()
 
 
 def test_a_picture_does_not_depend_on_its_batch(run_graph):
