@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from itertools import count
 
 WIDTH, GAP, PAD, TITLE = 320, 30, 20, 30            # of a node's column; between nodes; inside a group; a node's title
-SLOT, WIDGET, TEXT, PICTURE, REPORT, FOOT = 20, 24, 96, 240, 150, 40     # heights of parts of a node
+SLOT, WIDGET, TEXT, FOOT = 20, 24, 96, 40            # heights of parts of a node
+PICTURE, PREVIEW, REPORT = 240, 190, 150            # of what it shows: a picture, one while it samples, words
 TALL = range(800, 1600, 50)                         # heights of columns to choose from: what the view shows largest
 HEADING = 60                                        # a group's title and the space under it
 SCREEN, MARGIN, CORNER = (1600, 1000), (110, 125), (80, 105)     # pixels of the view, those under bars, the free corner
@@ -82,7 +83,7 @@ def _node(key: str, entry: dict, info: dict, sheet: Sheet) -> dict:
     kind = entry["class_type"]
     width = sheet.wide.get(key, WIDTH)
     height += FOOT + SLOT * max(slots, len(outputs)) + REPORT * _reports(info)
-    height += round(PICTURE * width / WIDTH) * (kind in SHOW_PICTURES)
+    height += round(PICTURE * width / WIDTH) * (kind in SHOW_PICTURES) + PREVIEW * _samples(info)
     node = {"id": int(key), "type": kind, "pos": [0, 0], "size": [width, height], "flags": {},
             "order": 0, "mode": 0, "inputs": sockets, "outputs": outputs,
             "properties": {"Node name for S&R": kind}, "widgets_values": values}
@@ -92,6 +93,12 @@ def _node(key: str, entry: dict, info: dict, sheet: Sheet) -> dict:
 def _reports(info: dict) -> bool:
     """Whether the node shows words on itself: those have an output of them."""
     return {"report", "hint", "table", "captions", "text"} & set(info.get("output_name") or ()) != set()
+
+
+def _samples(info: dict) -> bool:
+    """Whether the node walks a latent, and so shows a preview: it makes one with a model."""
+    takes = {spec[0] for _, spec in _specs(info) if isinstance(spec[0], str)}
+    return "LATENT" in info["output"] and takes & {"MODEL", "GUIDER"} != set()
 
 
 def _specs(info: dict):

@@ -1,8 +1,8 @@
 """What the README and the help pages say of nodes and templates, written from the schemas: python run.py pages.
 
 Between `<!-- NAME -->` and `<!-- /NAME -->` of README.md stand the tables `nodes` and `templates`. Under its title a
-help page shows what the first template with its node comes to (`run.py graphs` draws it); a node that has no page yet
-gets one to fill in. Everything else in those files is written by hand.
+help page shows a picture of its own (demo/graphs/help.py) or what the first template with its node comes to, which
+`run.py graphs` draws; a node that has no page yet gets one to fill in. Everything else in those files is written by hand.
 """
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ KIN = {     # nodes that stand in no template -> the template that shows what th
     "MirrorTextEnergy": "latent_guidance",
     "MirrorReconstructionGuidance": "proximal_edit",
     "MirrorRegion": "edit_picture",
+    "MirrorCaption": "edit_own_picture",
+    "MirrorSentences": "pix2pix_zero_edit",
 }
 
 
@@ -33,7 +35,7 @@ def main(argv: list[str]) -> int:
         if not page.exists():
             page.write_text(skeleton(info), encoding="utf-8")
             print(f"wrote {page}: fill it in")
-        page.write_text(illustrated(page.read_text(encoding="utf-8"), template_of(name)), encoding="utf-8")
+        page.write_text(illustrated(page.read_text(encoding="utf-8"), *picture_of(name)), encoding="utf-8")
     return 0
 
 
@@ -44,14 +46,23 @@ def template_of(node: str) -> str | None:
     return next((name for name, there in kinds if node in there), KIN.get(node))
 
 
-def illustrated(page: str, template: str | None) -> str:
-    """The page with the template's picture under its title, in place of an earlier one."""
+def picture_of(node: str) -> tuple[str, str | None]:
+    """(what it shows, its name in web/docs/images or None): a picture of the node's own, else the template's."""
     from demo.graphs import FILES
+    from demo.graphs.help import PAGES, PICTURES
+    if node in PAGES:
+        return first_sentence(PICTURES[PAGES[node]].__doc__).rstrip("."), PAGES[node]
+    template = template_of(node)
+    return f"Template: {FILES.get(template)}", template
+
+
+def illustrated(page: str, shows: str, picture: str | None) -> str:
+    """The page with the picture under its title, in place of an earlier one."""
     title, _, rest = page.partition("\n")
     rest = re.sub(r"\A\n!\[[^\n]*\n", "", rest)
-    if template is None:
+    if picture is None:
         return f"{title}\n{rest}"
-    return f"{title}\n\n![Template: {FILES[template]}](images/{template}.jpg)\n{rest}"
+    return f"{title}\n\n![{shows}](images/{picture}.jpg)\n{rest}"
 
 
 def tables(nodes: dict[str, dict]) -> dict[str, str]:

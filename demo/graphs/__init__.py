@@ -3,12 +3,16 @@ from __future__ import annotations
 
 import argparse
 import json
+from pathlib import Path
 
 import numpy as np
 
-from . import attention_control, cycle, edit, mirror, pix2pix_zero, proxedit
+from harness.environment import ROOT
+
+from . import attention_control, cycle, edit, help, mirror, pix2pix_zero, proxedit
 from .box import box
 
+IMAGES = ROOT / "web" / "docs" / "images"
 AS_SEED = "from the seed"       # an attribute that the scene's seed decides
 
 SHEETS = {**edit.SHEETS, **mirror.SHEETS, **cycle.SHEETS, **pix2pix_zero.SHEETS, **proxedit.SHEETS,
@@ -38,33 +42,47 @@ FILES = {
 
 
 def main(argv: list[str]) -> int:
-    """Write workflows/*.json from the sheets, or those named, as the host that runs here describes its nodes."""
-    from harness.blueprint import to_blueprint
+    """Write workflows/*.json from the sheets, and the pictures of templates and help pages: all, or those named."""
     from harness.boot import boot
-    from harness.editor import to_ui
-    from harness.environment import ROOT
     parser = argparse.ArgumentParser(prog="run.py graphs", description=main.__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help="of: " + ", ".join(SHEETS))
+    parser.add_argument("names", nargs="*", metavar="NAME", help="of: " + ", ".join([*SHEETS, *help.PICTURES]))
     parser.add_argument("--no-thumbnails", action="store_true", help="leave out the pictures, which take minutes")
     options = parser.parse_args(argv)
-    if unknown := [name for name in options.names if name not in SHEETS]:
-        parser.error(f"there is no sheet {', '.join(unknown)}; there are {', '.join(SHEETS)}")
-    host, folder = boot(), ROOT / "workflows"
-    folder.mkdir(exist_ok=True)
-    for name in options.names or SHEETS:
-        path, workflow = folder / f"{FILES[name]}.json", to_ui(shipped(name), host.object_info())
-        path.write_text(json.dumps(workflow, indent=1) + "\n", encoding="utf-8")
-        if not options.no_thumbnails:
-            small, sheet = pictures(host, host.ui_to_api(workflow))
-            small.save(path.with_suffix(".jpg"), quality=90)
-            sheet.save(ROOT / "web" / "docs" / "images" / f"{name}.jpg", quality=85)
-        print(f"wrote {path}", flush=True)
+    if unknown := [name for name in options.names if name not in {**SHEETS, **help.PICTURES}]:
+        parser.error(f"there is no sheet {', '.join(unknown)}; there are {', '.join([*SHEETS, *help.PICTURES])}")
+    host, drawn = boot(), not options.no_thumbnails
+    for name in SHEETS:
+        if name in options.names or not options.names:
+            print(f"wrote {write_template(host, name, drawn)}", flush=True)
+    for name, draw in help.PICTURES.items():
+        if drawn and (name in options.names or not options.names):
+            _picture(draw(host)).save(IMAGES / f"{name}.jpg", quality=85)
+            print(f"drew {IMAGES / name}.jpg", flush=True)
     if not options.names:
-        sheet, shown = box()
-        path = ROOT / "subgraphs" / f"{shown.name}.json"
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(json.dumps(to_blueprint(sheet, shown, host.object_info()), indent=1) + "\n", encoding="utf-8")
+        write_box(host)
     return 0
+
+
+def write_template(host, name: str, drawn: bool) -> Path:
+    """Write a sheet's JSON and, if they are to be drawn, its pictures; the path of the JSON."""
+    from harness.editor import to_ui
+    path, workflow = ROOT / "workflows" / f"{FILES[name]}.json", to_ui(shipped(name), host.object_info())
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(workflow, indent=1) + "\n", encoding="utf-8")
+    if drawn:
+        small, sheet = pictures(host, host.ui_to_api(workflow))
+        small.save(path.with_suffix(".jpg"), quality=90)
+        sheet.save(IMAGES / f"{name}.jpg", quality=85)
+    return path
+
+
+def write_box(host) -> None:
+    """Write the one box, a subgraph blueprint."""
+    from harness.blueprint import to_blueprint
+    sheet, shown = box()
+    path = ROOT / "subgraphs" / f"{shown.name}.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(to_blueprint(sheet, shown, host.object_info()), indent=1) + "\n", encoding="utf-8")
 
 
 def shipped(name: str):
