@@ -20,7 +20,24 @@ FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "-
          "--disable-component-update", "--disable-sync")
 SIZE = {"width": 1600, "height": 1000}
 OF_THE_HOST = ("404 (Not Found)", "accessed before initialization", "huggingface.co")  # on an empty canvas, without us
+SETTINGS = {"Comfy.TutorialCompleted": True, "Comfy.RightSidePanel.IsOpen": False,
+            "LiteGraph.Canvas.MaximumFps": 5}   # without a GPU, drawing takes more of a core than sampling
 READY = "window.app?.graph && window.app.vueAppReady"
+LISTEN = """() => {
+    window.seen = { ended: null, steps: 0, previews: 0 };
+    for (const end of ['execution_success', 'execution_error', 'execution_interrupted'])
+        app.api.addEventListener(end, () => { window.seen.ended = end; });
+    app.api.addEventListener('progress', () => { window.seen.steps += 1; });
+    app.api.addEventListener('b_preview', () => { window.seen.previews += 1; });
+}"""
+STILL = """() => {
+    const nodes = app.graph.nodes.map((node) => [...node.pos, ...node.size, node.widgets?.length, node.imgs?.length]);
+    const { scale, offset } = app.canvas.ds, drawn = [...document.images].every((image) => image.complete);
+    const now = JSON.stringify([nodes, scale, [...offset], document.querySelectorAll('*').length, drawn]);
+    window.still = now === window.before && drawn ? window.still + 1 : 0;
+    window.before = now;
+    return window.still >= 3;
+}"""
 NODES = """() => app.graph.nodes.map((node) => ({
     id: String(node.id), type: node.type, title: node.title, red: Boolean(node.has_errors), size: [...node.size],
     at: [...node.pos], known: Boolean(LiteGraph.registered_node_types[node.type] || node.subgraph),
@@ -67,12 +84,14 @@ class Editor:
     def __init__(self, running, server: Server, nodes_2: bool, shots: Path, **settings) -> None:
         self.server, self.nodes_2, self.shots = server, nodes_2, shots
         self.errors: list[str] = []
-        server.post("/settings", {"Comfy.VueNodes.Enabled": nodes_2, "Comfy.TutorialCompleted": True, **settings})
+        server.post("/settings", {**SETTINGS, "Comfy.VueNodes.Enabled": nodes_2, **settings})
         self.page = running.new_page(viewport=SIZE)
+        self.page.set_default_timeout(180_000)  # cores may be busy
         self.page.on("console", lambda message: self._note(message.text) if message.type == "error" else None)
         self.page.on("pageerror", lambda error: self._note(str(error)))
         self.page.goto(server.url)
-        self.page.wait_for_function(READY, timeout=120_000)
+        self.page.wait_for_function(READY)
+        self.page.evaluate(LISTEN)
         self.settle()
         self.errors.clear()                 # those of the host itself, before anything of ours is open
 
@@ -86,21 +105,26 @@ class Editor:
     def __exit__(self, *_) -> None:
         self.page.close()
 
-    def settle(self, milliseconds: int = 1500) -> None:
-        """Let the page draw."""
-        self.page.wait_for_timeout(milliseconds)
+    def settle(self) -> None:
+        """Wait until the page stands still: nodes, view and pictures as they were three times in a row."""
+        self.page.evaluate("() => { window.still = 0; }")
+        self.page.wait_for_function(STILL, polling=100)
 
     def shot(self, name: str) -> Path:
         """A picture of the page."""
         self.shots.mkdir(parents=True, exist_ok=True)
         path = self.shots / f"{name}-{'nodes-2' if self.nodes_2 else 'classic'}.png"
-        self.page.screenshot(path=str(path), timeout=180_000)  # cores may be busy
+        self.page.screenshot(path=str(path))
         return path
 
     def open(self, workflow: dict) -> None:
         """Open a graph as a file's would be, in the view that it was saved with."""
         self.page.evaluate("(workflow) => app.loadGraphData(workflow)", workflow)
         self.settle()
+
+    def prompt(self) -> dict[str, dict]:
+        """The graph on the canvas as Run sends it."""
+        return self.page.evaluate("async () => (await app.graphToPrompt()).output")
 
     def nodes(self) -> list[dict]:
         """What is on the canvas: id, type, title, red, known, size, at, images, widgets (name -> value)."""
@@ -114,22 +138,20 @@ class Editor:
         return self.page.evaluate("() => ({scale: app.canvas.ds.scale, offset: [...app.canvas.ds.offset]})")
 
     def press_run(self) -> None:
+        self.page.evaluate("() => { window.seen = { ended: null, steps: 0, previews: 0 }; }")
         self.page.get_by_role("button", name="Run", exact=True).first.click()
 
-    def run(self, seconds: float = 300) -> None:
-        """Press Run and wait until nothing is queued or running."""
-        done = len(self.server.get("/history"))
+    def run(self) -> dict:
+        """Press Run and wait for the end; {"ended", "steps", "previews"}: the last event, and how many of each came."""
         self.press_run()
-        for _ in range(int(seconds * 4)):
-            self.page.wait_for_timeout(250)
-            if len(self.server.get("/history")) > done and not self.busy():
-                self.settle()
-                return
-        raise TimeoutError(f"The graph did not end within {seconds:.0f} s")
+        return self.wait_for("ended")
 
-    def busy(self) -> bool:
-        queue = self.server.get("/queue")
-        return bool(queue["queue_running"] or queue["queue_pending"])
+    def wait_for(self, event: str) -> dict:
+        """Wait until "ended", "steps" or "previews" of the run have been seen, and what followed them is drawn."""
+        self.page.wait_for_function(f"window.seen.{event}", polling=100)
+        if event == "ended":
+            self.settle()
+        return self.page.evaluate("() => window.seen")
 
     def text(self) -> str:
         """All text of the page."""

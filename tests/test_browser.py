@@ -1,8 +1,9 @@
 """The editor as a user meets it: a real Chromium on a real server, in classic nodes and in Nodes 2.0.
 
-`python run.py test -m browser`; the screenshots lie in output/browser.
+`python run.py test -m browser`; the screenshots lie in output/browser, and figures.txt with what was measured.
 """
 import json
+import time
 
 import pytest
 
@@ -14,14 +15,22 @@ from harness.environment import PACK_NAME, ROOT, SetupError
 pytestmark = pytest.mark.browser
 SHOTS = ROOT / "output" / "browser"
 FLAGSHIP, MIRROR = "edit_picture", "mirror_demo"
-MODES = pytest.mark.parametrize("nodes_2", [False, True], ids=["classic", "nodes-2"])
+MODES = pytest.mark.parametrize("nodes_2", [False, True], ids=["classic", "nodes-2"], scope="module")
+NODES_2 = pytest.mark.parametrize("nodes_2", [True], ids=["nodes-2"], scope="module")
+CLASSIC = pytest.mark.parametrize("nodes_2", [False], ids=["classic"], scope="module")
+FEW = {"steps": 6, "method.inner_steps": 1, "iterations": 2}      # what a short run of a template takes at most
+SHORTEN = """(few) => app.graph.nodes.flatMap((node) => node.widgets ?? []).forEach((widget) => {
+    if (widget.name in few) widget.value = Math.min(widget.value, few[widget.name]);
+})"""
 
 
 @pytest.fixture(scope="module")
 def server(chromium):
-    """The server of `run.py serve`, on a fresh folder."""
+    """The server of `run.py serve`, on a fresh folder; `started` says when it was asked for, in seconds."""
     from harness.server import FOR_THE_EDITOR, Server
+    started = time.monotonic()
     with Server(options=FOR_THE_EDITOR) as running:
+        running.started = (started, time.monotonic())
         yield running
 
 
@@ -36,12 +45,29 @@ def chromium():
         pytest.skip(str(error))
 
 
-@pytest.fixture
-def editor(chromium, server, nodes_2):
+@pytest.fixture(scope="module")
+def figures():
+    """Lines of what the tests measure, kept beside the screenshots."""
+    lines: list[str] = []
+    yield lines
+    SHOTS.mkdir(parents=True, exist_ok=True)
+    (SHOTS / "figures.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def page(chromium, server, nodes_2):
+    """The editor, loaded once a mode."""
     from harness.browser import Editor
     with Editor(chromium, server, nodes_2, SHOTS) as opened:
         yield opened
-        assert opened.errors == []
+
+
+@pytest.fixture
+def editor(page):
+    """The same, which must not have logged an error when the test ends."""
+    page.errors.clear()
+    yield page
+    assert page.errors == []
 
 
 def template(server, name: str) -> dict:
@@ -64,29 +90,49 @@ def overlapping(nodes: list[dict]) -> list[tuple[str, str]]:
 
 
 @MODES
-def test_every_template_opens_readable_and_whole(editor, server):
+def test_every_template_opens_readable_and_whole(editor, server, figures):
     for name in FILES:
         workflow = template(server, name)
         editor.open(workflow)
         nodes, view = editor.nodes(), editor.view()
         editor.shot(f"template-{FILES[name][:2]}")
+        kinds = [node["type"] for node in nodes if node["type"] != "MarkdownNote"]
         assert len(nodes) == len(workflow["nodes"]), name
         assert [node["type"] for node in nodes if node["red"] or not node["known"]] == [], name
         assert view["scale"] >= READABLE, (name, view)
         assert [node["title"] for node in nodes if outside(node, view)] == [], name
         assert overlapping(nodes) == [], name
         assert editor.errors == [], name
+        assert editor.prompt() == server.ui_to_api(workflow), name
+        figures.append(f"{FILES[name]}: {len(kinds)} nodes at {view['scale']:.0%}, nodes 2.0 {editor.nodes_2}")
+
+
+@CLASSIC
+@pytest.mark.parametrize("name", FILES)
+def test_every_template_runs_by_pressing_run(editor, server, figures, name):
+    """As it is but for fewer steps; tests/demo/test_graphs.py runs what the editor sends at full length."""
+    editor.open(template(server, name))
+    editor.page.evaluate(SHORTEN, FEW)
+    begun = time.monotonic()
+    run = editor.run()
+    seconds = time.monotonic() - begun
+    editor.shot(f"run-{FILES[name][:2]}")
+    assert run["ended"] == "execution_success"
+    assert _pictures(server, editor, "MirrorCompare")
+    figures.append(f"{FILES[name]}: ran in {seconds:.1f} s with few steps")
 
 
 @MODES
 def test_the_flagship_runs_by_pressing_run_and_shows_what_it_found(editor, server):
     editor.open(template(server, FLAGSHIP))
     editor.set("MirrorEdit", "seed", 70 + editor.nodes_2)       # what is cached is not shown again
-    editor.run()
+    run = editor.run()
     editor.shot("flagship-run")
+    assert run["ended"] == "execution_success" and run["previews"] > 5      # of the edit, while it is made
     assert "passes" in editor.node("MirrorEdit")["widgets"]["report"]
+    assert overlapping(editor.nodes()) == []
     for kind in ("SaveImage", "MirrorCompare"):
-        assert server.get("/history") and _pictures(server, editor, kind), kind
+        assert _pictures(server, editor, kind), kind
 
 
 def _pictures(server, editor, kind: str) -> list:
@@ -107,31 +153,30 @@ def test_mirror_report_shows_its_words_and_its_curve(editor, server):
     assert _pictures(server, editor, "MirrorReport")
 
 
-def test_from_the_template_browser_to_the_first_edit_in_three_clicks(chromium, server):
+def test_from_the_template_browser_to_the_first_edit_in_three_clicks(chromium, server, figures):
     """As a newcomer does it: no settings, the templates open by themselves."""
     from harness.browser import Editor
+    begun = time.monotonic()
     with Editor(chromium, server, False, SHOTS, **{"Comfy.TutorialCompleted": False}) as editor:
         editor.page.get_by_text(PACK_NAME, exact=True).first.click()
+        editor.page.get_by_text(FILES[FLAGSHIP], exact=True).first.wait_for()
         editor.settle()
         editor.shot("template-browser")
         lines = list(dict.fromkeys(line for line in editor.text().splitlines() if line in FILES.values()))
         assert lines == list(FILES.values())[:len(lines)] and lines     # more come as one scrolls
         editor.page.get_by_text(FILES[FLAGSHIP], exact=True).first.click()
-        editor.settle(3000)
+        editor.page.wait_for_function("() => app.graph.nodes.some((node) => node.type === 'MirrorEdit')")
+        editor.settle()
         editor.run()
+        ended = time.monotonic()
         editor.shot("first-edit")
         assert _pictures(server, editor, "SaveImage")
+        nodes, view = editor.nodes(), editor.view()
+        assert view["scale"] >= READABLE and [node["title"] for node in nodes if outside(node, view)] == []
         assert editor.errors == []
-
-
-@MODES
-def test_a_preview_of_the_edit_is_seen_while_it_is_made(editor, server):
-    editor.open(template(server, FLAGSHIP))
-    editor.set("MirrorEdit", "seed", 76 + editor.nodes_2)
-    editor.page.evaluate("""() => { window.previews = 0;
-        app.api.addEventListener('b_preview', () => window.previews++); }""")
-    editor.run()
-    assert editor.page.evaluate("() => window.previews") > 5
+    asked, ready = server.started
+    figures.append(f"serve to the first edit: {ready - asked:.0f} s until the server answers, {ended - begun:.0f} s "
+                   "in the editor, 3 clicks; 0 errors in the console")
 
 
 @MODES
@@ -144,6 +189,7 @@ def test_an_error_is_told_in_its_sentence(editor, server):
     editor.page.get_by_role("button", name="View details").click()
     editor.page.get_by_text("only knows cartoon animals of 128 x 128").first.wait_for(timeout=10_000)
     editor.shot("error")
+    editor.page.keyboard.press("Escape")
     editor.errors.clear()       # the editor logs the error that it shows
 
 
@@ -153,16 +199,9 @@ def test_interrupt_and_run_again(editor, server):
     editor.set("MirrorEdit", "seed", 78 + editor.nodes_2)
     editor.set("MirrorEdit", "steps", 500)
     editor.press_run()
-    for _ in range(120):
-        editor.page.wait_for_timeout(500)
-        if editor.busy():
-            break
-    editor.settle(3000)
+    editor.wait_for("steps")
     server.interrupt()
-    for _ in range(120):
-        editor.page.wait_for_timeout(500)
-        if not editor.busy():
-            break
+    assert editor.wait_for("ended")["ended"] == "execution_interrupted"
     editor.set("MirrorEdit", "steps", 4)
     editor.run()
     editor.shot("interrupted-and-run-again")
@@ -179,7 +218,8 @@ def test_a_saved_picture_brings_its_graph_back(editor, server, tmp_path):
     editor.page.evaluate("() => app.graph.clear()")
     assert editor.nodes() == []
     _drop(editor, picture)
-    editor.settle(2500)
+    editor.page.wait_for_function("() => app.graph.nodes.length")
+    editor.settle()
     editor.shot("dropped")
     assert editor.node("MirrorEdit")["widgets"]["steps"] == 4
 
@@ -213,7 +253,7 @@ def test_the_editor_in_chinese(chromium, server):
             editor.set("MirrorEdit", "settings", "custom")
             editor.page.keyboard.press("n")
             editor.page.get_by_text(said["main"]["nodeCategories"]["mirror"], exact=True).last.click()
-            editor.settle(3000)
+            editor.settle()
             editor.shot("chinese")
             menu = editor.text()
             seen = editor.page.evaluate(LABELS, "MirrorEdit")
@@ -258,14 +298,11 @@ def boxed(blueprint: dict) -> dict:
             "links": [[1, 1, 0, 2, 0, "IMAGE"], [2, 2, 0, 3, 0, "IMAGE"]]}
 
 
-def test_the_flagship_as_an_app(chromium, server):
-    from harness.browser import Editor
-    with Editor(chromium, server, True, SHOTS) as editor:
-        workflow = template(server, FLAGSHIP)
-        workflow["extra"]["linearMode"] = True
-        editor.open(workflow)
-        editor.settle(2000)
-        editor.shot("app")
-        editor.run()
-        editor.shot("app-run")
-        assert editor.errors == []
+@NODES_2
+def test_the_flagship_as_an_app(editor, server):
+    workflow = template(server, FLAGSHIP)
+    workflow["extra"]["linearMode"] = True
+    editor.open(workflow)
+    editor.shot("app")
+    editor.run()
+    editor.shot("app-run")

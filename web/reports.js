@@ -4,7 +4,7 @@ import { app } from "../../scripts/app.js";
 import { ComfyWidgets } from "../../scripts/widgets.js";
 
 const NAME = "report";
-const HEIGHT = 90;
+const HEIGHT = 120;
 const pack = decodeURIComponent(new URL(import.meta.url).pathname.split("/").at(-2));
 
 function makeBox(node) {
