@@ -2,7 +2,8 @@
 
 Between `<!-- NAME -->` and `<!-- /NAME -->` of README.md stand the tables `nodes` and `templates`. Under its title a
 help page shows a picture of its own (demo/graphs/help.py) or what the first template with its node comes to, which
-`run.py graphs` draws; a node that has no page yet gets one to fill in. Everything else in those files is written by hand.
+`run.py graphs` draws; a node that has no page yet gets one to fill in. Everything else in those files is written by
+hand.
 """
 from __future__ import annotations
 

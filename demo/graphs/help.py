@@ -29,7 +29,8 @@ def saved_direction(host):
     direction = g.add("CLIPDomainDirection", clip=s.clip, source="fox", target="dog",
                       sentences="template bank: things")
     kept = _through_a_file(g, "Direction", direction=[direction, 0])
-    edit = g.add("MirrorEdit", model=s.model, source=before, target=before, latent=s.latent, direction=kept, **SETTINGS)
+    edit = g.add("MirrorEdit", model=s.model, source=before, target=before, latent=s.latent, direction=kept,
+                 **SETTINGS)
     compared(g, s.picture, decoded(g, [edit, 0], s.vae), [s.scene, 2], labels="before, edited, exact answer")
     return _last_of(host, g)
 
@@ -37,8 +38,8 @@ def saved_direction(host):
 def saved_noises(host):
     """Noises from a file: the picture given back, and edited."""
     g, s, before, after = _fox_to_dog()
-    code = g.add("CycleDiffusionEncode", model=s.model, positive=before, latent=s.latent, cfg=1.0, steps=42, denoise=.85,
-                 encoder="edit-friendly", encoder__seed=0, encoder__eta=1.0, scheduler="ddim_uniform")
+    code = g.add("CycleDiffusionEncode", model=s.model, positive=before, latent=s.latent, cfg=1.0, steps=42,
+                 denoise=.85, encoder="edit-friendly", encoder__seed=0, encoder__eta=1.0, scheduler="ddim_uniform")
     file = g.add("CycleDiffusionSave", code=[code, 4], filename_prefix="mirror/noises")
     noises = g.add("CycleDiffusionReplay", code=[g.add("CycleDiffusionLoad", file=[file, 0]), 0], skip=0)
     drawn = []
@@ -63,16 +64,17 @@ def attention_maps(host):
 
 
 def measured(host):
-    """Two edits with what Mirror Metrics says of them, inside and outside the edited region, beside the exact answer."""
+    """The exact answer, and two edits with what Mirror Metrics says of them inside and outside the edited region."""
     g, s, before, after = _fox_to_dog()
     edits, metrics = [], []
     for settings in (LOCAL, FULL):
-        edit = g.add("MirrorEdit", model=s.model, source=before, target=after, latent=s.latent, **{**SETTINGS, **settings})
+        edit = g.add("MirrorEdit", model=s.model, source=before, target=after, latent=s.latent,
+                     **{**SETTINGS, **settings})
         edits.append(decoded(g, [edit, 0], s.vae))
         metrics.append(g.add("MirrorMetrics", image=edits[-1], reference=[s.scene, 2], mask=[s.scene, 3]))
     found = _run(host, g)
-    said = [f"in {found[key][2]:.0f}, out {found[key][3]:.0f} dB" for key in metrics]
-    compared(g, [s.scene, 2], *edits, labels="\n".join(["exact answer", *said]))
+    said = [f"in {found[key][2]:.0f} / out {found[key][3]:.0f} dB" for key in metrics]
+    compared(g, [s.scene, 2], *edits, labels=", ".join(["exact answer", *said]))
     return _last_of(host, g)
 
 

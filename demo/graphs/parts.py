@@ -118,9 +118,9 @@ def saved(g: Graph, picture, title: str = "edit") -> None:
 
 
 def compared(g: Graph, reference, *pictures, labels: str, mask=None, wide: int = 520) -> None:
-    """The last node: the pictures side by side, and what changed under them. labels: a line each, or between commas."""
+    """The last node: the pictures side by side, and what changed under them."""
     g.group = COMPARE
     images = {f"images__image{k}": picture for k, picture in enumerate(pictures)}
-    key = g.add("MirrorCompare", reference=reference, **images, labels=labels if "\n" in labels else labels.replace(", ", "\n"), gain=4.0, tile=384,
+    key = g.add("MirrorCompare", reference=reference, **images, labels=labels.replace(", ", "\n"), gain=4.0, tile=384,
                 **({} if mask is None else {"mask": mask}))
     g.wide[key] = wide
