@@ -97,8 +97,8 @@ def peak_of(host: Host, network: torch.nn.Module, x: torch.Tensor, text: torch.T
     y = {"y": x.new_zeros(1, network.label_emb[0][0].in_features)} if pooled else {}
     with torch.enable_grad(), Account() as account:
         leaf = text.clone().requires_grad_(True)
-        with gradients.differentiable_pass(network, checkpointed):
-            out = network(x, x.new_ones(1), context=leaf, transformer_options=options, **y)
+        differentiable = gradients.Differentiable(network, checkpointed)
+        out = differentiable(lambda: network(x, x.new_ones(1), context=leaf, transformer_options=options, **y))
         torch.autograd.grad(out.float().square().mean(), leaf)
     return account.peak
 

@@ -21,10 +21,12 @@ class Count:
         """Counts every application of a cloned patcher's model."""
 
         def apply(executor, x, *args, **kwargs):
-            self.forwards += len(x)
+            rows = len(x)
             if torch.is_grad_enabled():
                 x, args, kwargs = self._watched(x, args, kwargs)
-            return executor(x, *args, **kwargs)
+            result = executor(x, *args, **kwargs)
+            self.forwards += rows
+            return result
 
         patcher.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, apply)
 

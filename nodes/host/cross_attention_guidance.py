@@ -103,9 +103,10 @@ class Guidance:
             leaves = {side: x.clone().requires_grad_(True) for side, x in latents.items()}
             options = with_own_latents(options, leaves) if len(leaves) > 1 else options
             options["transformer_options"][LOSS] = losses
-            with gradients.differentiable_pass(guider.inner_model.diffusion_model, self.checkpoint):
-                leaf = next(iter(leaves.values()))
-                comfy.samplers.calc_cond_batch(guider.inner_model, only, leaf, sigma, options)
+            leaf, level = next(iter(leaves.values())), sigma.clone()
+            self._differentiable(reference)(
+                lambda: comfy.samplers.calc_cond_batch(guider.inner_model, only, leaf, level, options)
+            )
             if not losses.of:
                 raise ValueError(
                     f"Every attention layer has a side above {self.largest} or was left out: nothing can be compared. "
@@ -115,6 +116,13 @@ class Guidance:
             factor = {side: loss_scale(value.detach()) for side, value in loss.items()}
             slopes = torch.autograd.grad(sum(factor[side] * loss[side] for side in leaves), list(leaves.values()))
         return {side: slope / factor[side] for side, slope in zip(leaves, slopes, strict=True)}
+
+    def _differentiable(self, reference: ReferencePass) -> gradients.Differentiable:
+        """The network of this sampling."""
+        notes = reference.notes.setdefault(KEY, {})
+        if not notes:
+            notes[KEY] = gradients.Differentiable(reference.guider.inner_model.diffusion_model, self.checkpoint)
+        return notes[KEY]
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, extra_options: dict, onward) -> Tensor:
         """Changes no output. Keeps the source's queries and keys, and adds this layer's loss where one is gathered."""

@@ -141,9 +141,12 @@ class Walk:
         if self.half:
             positive, negative = _in_range(positive, scale), _in_range(negative, scale)
             x = scale.leave(x) if x.requires_grad else x
-        with gradients.differentiable_pass(self.guider.inner_model.diffusion_model, self.checkpoint):
-            denoised = self._guided(x, sigma, positive, negative, cfg, options)
+        denoised = self._differentiable(lambda: self._guided(x, sigma, positive, negative, cfg, options))
         return scale.enter(denoised) if self.half else denoised
+
+    @cached_property
+    def _differentiable(self) -> gradients.Differentiable:
+        return gradients.Differentiable(self.guider.inner_model.diffusion_model, self.checkpoint)
 
     def denoise_pair(self, source: Asked, edit: Asked, sigma: Tensor) -> tuple[Tensor, Tensor]:
         """The predictions of two sides at one level, both [B, C, H, W]: the same as two calls of `denoise`.

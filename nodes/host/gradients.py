@@ -2,18 +2,20 @@
 
 The executor runs nodes in inference mode, so weights, prompts and latents are inference tensors, which autograd refuses
 to save; on a GPU the host may stream weights through buffers that later layers overwrite, which autograd does not
-notice; and layers with quantised weights quantise their input too. Hence `differentiable_pass`, inside which every
-torch function sees normal tensors over the same memory, and `private_weights`, by which the host itself gives a cloned
-patcher's layers copies of their weights where that is needed. The modules' own parameters are never touched.
+notice; and layers with quantised weights quantise their input too. Hence `Differentiable`, in whose passes weights, or
+all that torch functions are given, are normal tensors over the same memory, and `private_weights`, by which the host
+itself gives a cloned patcher's layers copies of their weights where that is needed. No parameter is changed.
 """
 
 import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from typing import TypeVar
 
 import comfy.ldm.modules.diffusionmodules.openaimodel as unet
 import comfy.model_management as management
 import torch
+from comfy.ldm.modules.attention import BasicTransformerBlock
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor, nn
@@ -24,6 +26,9 @@ from torch.utils.checkpoint import checkpoint
 from .out_of_place import with_protected_inputs
 
 KEY = "mirror_gradients"
+Result = TypeVar("Result")
+REFUSED = "nference tensor"  # in what torch says of tensors that autograd cannot save, or that cannot be written to
+TIDY = (unet.ResBlock, BasicTransformerBlock)  # which write to nothing that they were given
 # Memory of a pass with gradients, in passes without: activations of the whole network, or of its block borders.
 ROOM_PLAIN, ROOM_CHECKPOINTED = 10, 3
 
@@ -60,6 +65,35 @@ class NormalTensors(TorchFunctionMode):
             return func(*args, **(kwargs or {}))
         args = [_normal(a) for a in args]
         return func(*args, **{k: _normal(v) for k, v in kwargs.items()}) if kwargs else func(*args)
+
+
+class NormalWeights:
+    """A network's parameters and buffers as normal tensors over the same memory."""
+
+    def __init__(self, network: nn.Module):
+        held = [holder for part in network.modules() for holder in (part._parameters, part._buffers)]
+        self.places = [
+            (holder, name, x, _normal_weight(x)) for holder in held for name, x in holder.items()
+            if x is not None and x.is_inference() and not is_traceable_wrapper_subclass(x)
+        ]
+
+    @contextmanager
+    def while_open(self) -> Iterator[None]:
+        """In the place of the inference tensors; whatever the host puts there meanwhile stays."""
+        entered = [place for place in self.places if place[0].get(place[1]) is place[2]]
+        try:
+            for holder, name, _, alias in entered:
+                holder[name] = alias
+            yield
+        finally:
+            for holder, name, x, alias in entered:
+                if holder.get(name) is alias:
+                    holder[name] = x
+
+
+def _normal_weight(x: Tensor) -> Tensor:
+    with torch.inference_mode(False):
+        return nn.Parameter(normal_tensor(x), requires_grad=False) if type(x) is nn.Parameter else normal_tensor(x)
 
 
 def private_weights(patcher: ModelPatcher, every: bool) -> None:
@@ -104,46 +138,76 @@ def raise_memory_estimate(patcher: ModelPatcher, times: int) -> None:
 
 
 def prepare(patcher: ModelPatcher, checkpointed: bool) -> None:
-    """Readies a cloned patcher, before it is loaded, for `differentiable_pass`."""
+    """Readies a cloned patcher, before it is loaded, for `Differentiable`."""
     raise_memory_estimate(patcher, ROOM_CHECKPOINTED if checkpointed else ROOM_PLAIN)
     private_weights(patcher, every=patcher.load_device.type != "cpu")  # a GPU's buffers for weights are used again
 
 
-@contextmanager
-def differentiable_pass(network: nn.Module, checkpointed: bool) -> Iterator[None]:
-    """While open, the network can be differentiated through; `checkpointed`, its blocks keep only their inputs and run
-    again in the backward pass.
+class Differentiable:
+    """A network that can be differentiated through, for the time of one sampling.
 
-    Only the forward pass must happen inside. The blocks' `forward` is wrapped meanwhile, another pack's included, and
-    put back also when the pass is interrupted. Raises ValueError for weights of a kind that autograd cannot save.
+    `checkpointed`: its blocks keep only their inputs and run again in the backward pass. What a pass changes on the
+    network, its weights' tensors and its blocks' `forward`, another pack's included, is put back as it ends.
     """
-    blocks = [block for block in network.modules() if isinstance(block, unet.ResBlock)] + _listed_blocks(network)
-    earlier = [block.__dict__.get("forward") for block in blocks]
-    try:
-        for block in blocks:
-            forward = with_protected_inputs(block.forward)
-            block.forward = _checkpointed_forward(forward) if checkpointed else forward
-        with _as_in_training():
-            yield
-    except RuntimeError as error:
-        if "Inference tensors cannot be saved" not in str(error):
-            raise
-        raise ValueError(
-            "This model has layers of a kind through which no gradient can be taken (custom quantisation). Use a model "
-            "in fp16, bf16 or fp32, or a rewriter without gradients (fixed point + negative prompt, negative prompt)."
-        ) from error
-    finally:
-        for block, forward in zip(blocks, earlier, strict=True):
-            block.__dict__.pop("forward", None)
-            if forward is not None:
+
+    def __init__(self, network: nn.Module, checkpointed: bool):
+        self.checkpointed = checkpointed
+        self.blocks = [block for block in network.modules() if isinstance(block, unet.ResBlock)]
+        self.blocks += _listed_blocks(network)
+        self.normal = NormalWeights(network).while_open
+
+    def __call__(self, work: Callable[[], Result]) -> Result:
+        """work(), which makes the forward pass; the backward pass need not happen inside.
+
+        Where more than the weights is made of inference tensors (a ControlNet's, another pack's patch), the pass is
+        made again, and later ones at once, with every function's arguments looked at. Raises ValueError for weights of
+        a kind that autograd cannot save.
+        """
+        try:
+            return self._pass(work)
+        except RuntimeError as error:
+            if REFUSED not in str(error):
+                raise
+        self.normal = NormalTensors
+        try:
+            return self._pass(work)
+        except RuntimeError as error:
+            if REFUSED not in str(error):
+                raise
+            raise ValueError(
+                "This model has layers of a kind through which no gradient can be taken (custom quantisation). Use a "
+                "model in fp16, bf16 or fp32, or a rewriter without gradients (fixed point + negative prompt, negative "
+                "prompt)."
+            ) from error
+
+    def _pass(self, work: Callable[[], Result]) -> Result:
+        changed = [(block, block.__dict__.get("forward"), self._forward(block)) for block in self.blocks]
+        changed = [one for one in changed if one[2] is not None]
+        try:
+            for block, _, forward in changed:
                 block.forward = forward
+            with _as_in_training(self.normal):
+                return work()
+        finally:
+            for block, earlier, _ in changed:
+                block.__dict__.pop("forward", None)
+                if earlier is not None:
+                    block.forward = earlier
+
+    def _forward(self, block: nn.Module) -> Callable | None:
+        """What a block is called by during a pass, if not as ever."""
+        tidy = isinstance(block, TIDY) and "forward" not in block.__dict__
+        forward = block.forward if tidy else with_protected_inputs(block.forward)
+        if self.checkpointed:
+            return _checkpointed_forward(forward, self.normal)
+        return None if tidy else forward
 
 
 @contextmanager
-def _as_in_training() -> Iterator[None]:
+def _as_in_training(normal: Callable[[], AbstractContextManager]) -> Iterator[None]:
     """Normal tensors, no kernel of the host that lacks a backward, and no compiled code."""
     with ExitStack() as stack:
-        stack.enter_context(NormalTensors())
+        stack.enter_context(normal())
         if "torch._dynamo" in sys.modules:
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         earlier, management.in_training = management.in_training, True
@@ -161,12 +225,12 @@ def _listed_blocks(network: nn.Module) -> list[nn.Module]:
     return [block for block in members if id(block) not in nested and any(True for _ in block.parameters())]
 
 
-def _checkpointed_forward(forward):
+def _checkpointed_forward(forward, normal: Callable[[], AbstractContextManager]):
     def run(*args, **kwargs):
         # the host keeps changing its options dict while it walks the network; the second run must see today's
         args = [dict(a) if isinstance(a, dict) else a for a in args]
         kwargs = {k: dict(v) if isinstance(v, dict) else v for k, v in kwargs.items()}
-        contexts = {"context_fn": lambda: (nullcontext(), _as_in_training())}  # of the first run, of the second
+        contexts = {"context_fn": lambda: (nullcontext(), _as_in_training(normal))}  # of the first run, of the second
         return checkpoint(forward, *args, use_reentrant=False, **contexts, **kwargs)
 
     return run

@@ -82,6 +82,11 @@ def test_gradients_equal_finite_differences(measure, case):
     assert autograd == pytest.approx(finite, rel=1e-2)
 
 
+def leave_inference_tensors(gradients, monkeypatch):
+    monkeypatch.setattr(gradients, "NormalTensors", nullcontext)
+    monkeypatch.setattr(gradients.NormalWeights, "while_open", lambda self: nullcontext())
+
+
 def test_every_way_to_the_gradient_gives_the_same(measure, host, monkeypatch):
     plain = measure(Scene(), slope_of_loss)[2]
     checkpointed = measure(Scene(), slope_of_loss, checkpoint=True)[2]
@@ -96,10 +101,32 @@ def test_every_way_to_the_gradient_gives_the_same(measure, host, monkeypatch):
         patcher.add_weight_wrapper("diffusion_model.out.2.weight", lambda w: copies.append(w.is_inference()) or w)
 
     monkeypatch.setattr(gradients, "raise_memory_estimate", lambda patcher, times: wrap(patcher))
-    monkeypatch.setattr(gradients, "NormalTensors", nullcontext)
+    leave_inference_tensors(gradients, monkeypatch)
     cloned = measure(Scene(), slope_of_loss)[2]
     assert torch.allclose(plain, cloned, rtol=1e-4, atol=1e-6)
     assert copies and not any(copies)
+
+
+def test_a_network_by_itself_is_differentiated_without_a_look_at_every_function(measure, host, monkeypatch):
+    """A patch with inference tensors of its own has every argument looked at, from the first refusal on."""
+    gradients, entered = host.pack_module("nodes.host.gradients"), []
+    own = gradients.NormalTensors
+    monkeypatch.setattr(gradients, "NormalTensors", lambda: entered.append(True) or own())
+    plain = measure(Scene(), slope_of_loss)[2]
+    assert not entered
+
+    def patched(model):
+        model, one = model.clone(), torch.ones(1)
+        assert one.is_inference()
+        model.set_model_attn2_patch(lambda n, context, value, options: (n * one, context, value))
+        return model
+
+    for checkpoint in (False, True):
+        entered.clear()
+        scene = Scene()
+        scene.model = scene.add(node(patched, ("MODEL",), {"model": "MODEL"}), model=scene.model)()
+        found = measure(scene, lambda walk: [slope_of_loss(walk)[2] for _ in range(2)][1], checkpoint=checkpoint)
+        assert torch.allclose(found, plain, rtol=1e-4, atol=1e-6) and entered
 
 
 def test_weights_streamed_through_one_buffer_do_not_spoil_the_gradient(measure, host, monkeypatch):
@@ -130,7 +157,7 @@ def test_weights_streamed_through_one_buffer_do_not_spoil_the_gradient(measure, 
 
 def test_without_these_measures_the_gradient_fails(measure, host, monkeypatch):
     gradients = host.pack_module("nodes.host.gradients")
-    monkeypatch.setattr(gradients, "NormalTensors", nullcontext)
+    leave_inference_tensors(gradients, monkeypatch)
     with pytest.raises(Exception, match="no gradient can be taken"):
         measure(Scene(), slope_of_loss)
 
