@@ -1,9 +1,11 @@
 """What the host and this pack add to the network's own time, and our graphs beside diffusers' pipelines.
 
-Each trial runs the graph and what it is compared with one after the other, on one thread, and takes the quotient of
-their CPU times; shown are the medians of the quotients and their quartiles. `overhead` compares a graph with its own
-passes through the network, recorded once and run again bare. The pairs run CycleDiffusion and pix2pix-zero (both halves
-of guidance, as its code does) on the same weights, prompts, steps and guidance, from latents to latents.
+`overhead` compares a graph with its own passes through the network, recorded once and run again bare; the stock
+KSampler's row tells how much of that is the host's. The pairs run CycleDiffusion and pix2pix-zero (both halves of
+guidance, as its code does) on the same weights, prompts, steps and guidance, from latents to latents. All on one thread
+and in CPU time. Runs of both sides take turns, and each of ours is divided by the mean of the two it stands between,
+so that a machine that gets slower or quicker does not count; shown are the medians of these quotients and their
+quartiles. About 10 minutes.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import time
 from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -80,8 +83,20 @@ def guided(scene: Walks, k: int) -> None:
               end_at_step=10000, return_with_leftover_noise="disable", **scene.grid)
 
 
+def edited_at_once(scene: Walks, k: int) -> None:
+    scene.add("MirrorEdit", model=scene.model(), source=scene.texts[SOURCE], target=scene.texts[TARGET],
+              latent=scene.latent, settings="balanced", strength=1.0, seed=k, region="auto", **scene.grid)
+
+
+def stock(scene: Walks, k: int) -> None:
+    scene.add("KSampler", model=scene.model(), seed=k, cfg=CFG, sampler_name="euler", positive=scene.texts[TARGET],
+              negative=scene.texts[""], latent_image=scene.latent, denoise=1.0, **scene.grid)
+
+
 # The walks whose overhead is measured, by the name of their row.
-OVERHEAD = {"inversion": inverted, "edit of the mirror": sampled, "CycleDiffusion edit": edited}
+OURS = {"inversion": inverted, "edit of the mirror": sampled, "CycleDiffusion edit": edited,
+        "Edit Picture": edited_at_once}
+STOCK = {"stock KSampler": stock}
 
 
 def same_attention(host: Host) -> None:
@@ -113,21 +128,43 @@ def recorded(network: torch.nn.Module):
         hook.remove()
 
 
-def quotients(ours: Callable[[int], object], theirs: Callable[[int], object], trials: int) -> list[float]:
-    """CPU time of ours over theirs, trial by trial; one before them does not count."""
-    pairs = [(cpu_time(lambda k=k: ours(k)), cpu_time(lambda k=k: theirs(k))) for k in range(1, trials + 2)]
-    return [a / b for a, b in pairs[1:]]
+class Times(NamedTuple):
+    """CPU seconds of both sides: T of ours, and the T + 1 of theirs that they stand between."""
+
+    ours: list[float]
+    theirs: list[float]
+
+    @property
+    def means(self) -> list[float]:
+        """Of the two that each of ours stands between."""
+        return [(before + after) / 2 for before, after in zip(self.theirs, self.theirs[1:], strict=False)]
+
+    @property
+    def quotients(self) -> list[float]:
+        return [a / b for a, b in zip(self.ours, self.means, strict=True)]
 
 
-def row(name: str, against: str, found: list[float]) -> dict:
-    low, middle, high = statistics.quantiles(found, n=4)
+def in_turns(ours: Callable[[int], object], theirs: Callable[[int], object], trials: int) -> Times:
+    """Both sides measured in turns; the first runs do not count."""
+    ours(trials + 1)
+    theirs(trials + 1)
+    times = Times([], [cpu_time(lambda: theirs(0))])
+    for k in range(1, trials + 1):
+        times.ours.append(cpu_time(lambda k=k: ours(k)))
+        times.theirs.append(cpu_time(lambda k=k: theirs(k)))
+    return times
+
+
+def row(name: str, against: str, times: Times, passes: int | None = None) -> dict:
+    low, middle, high = statistics.quantiles(times.quotients, n=4)
     print(f"{name} over {against}: {middle:.3f}", flush=True)
-    return {"graph": name, "over": against, "ratio": middle, "quartiles": f"{low:.3f} to {high:.3f}"}
+    added = [1000 * (a - b) for a, b in zip(times.ours, times.means, strict=True)]
+    return {"graph": name, "over": against, "ratio": middle, "quartiles": f"{low:.3f} to {high:.3f}",
+            "ms_added_a_pass": statistics.median(added) / passes if passes else ""}
 
 
-def overhead(w: World, scene: Walks, name: str, trials: int) -> tuple[dict, list[float]]:
+def overhead(w: World, scene: Walks, name: str, walk: Callable, trials: int) -> tuple[dict, list[float]]:
     """The row and the quotients of one graph over its own passes."""
-    walk = OVERHEAD[name]
     model = w.host.run_graph(scene.trial(walk, 0), cached=True).outputs[scene.model.id][0]
     network = model.model.diffusion_model
     with recorded(network) as calls:
@@ -138,12 +175,12 @@ def overhead(w: World, scene: Walks, name: str, trials: int) -> tuple[dict, list
             for x, t, context in calls:
                 network(x, t, context=context, transformer_options={})
 
-    found = quotients(lambda k: w.host.run_graph(scene.trial(walk, k), cached=True), bare, trials)
-    return row(name, f"{len(calls)} bare passes", found), found
+    times = in_turns(lambda k: w.host.run_graph(scene.trial(walk, k), cached=True), bare, trials)
+    return row(name, f"{len(calls)} bare passes", times, len(calls)), times.quotients
 
 
-def pairs(w: World, scene: Walks, steps: int, trials: int) -> dict[str, list[float]]:
-    """{figure: quotients} of our graphs over diffusers' pipelines. Raises SetupError without diffusers."""
+def pairs(w: World, scene: Walks, steps: int, trials: int) -> dict[str, Times]:
+    """{figure: times} of our graphs over diffusers' pipelines. Raises SetupError without diffusers."""
     pipelines.load()
     outputs = w.host.run_graph(scene.trial(guided, 0), cached=True).outputs
     texts = {text: outputs[link[0]][0][0][0].clone() for text, link in scene.texts.items()}
@@ -155,10 +192,10 @@ def pairs(w: World, scene: Walks, steps: int, trials: int) -> dict[str, list[flo
     cycle = pipelines.cycle_diffusion(unet, texts, latent)
     zero = pipelines.pix2pix_zero(unet, texts, texts[TARGET] - texts[SOURCE])
     return {
-        "cyclediffusion_ratio": quotients(lambda k: w.host.run_graph(scene.trial(edited, k), cached=True),
-                                          lambda k: cycle(SOURCE, TARGET, steps, CFG, k), trials),
-        "pix2pix_zero_ratio": quotients(lambda k: w.host.run_graph(scene.trial(guided, k), cached=True),
-                                        lambda k: zero(SOURCE, noise, steps, CFG, AMOUNT), trials),
+        "cyclediffusion_ratio": in_turns(lambda k: w.host.run_graph(scene.trial(edited, k), cached=True),
+                                         lambda k: cycle(SOURCE, TARGET, steps, CFG, k), trials),
+        "pix2pix_zero_ratio": in_turns(lambda k: w.host.run_graph(scene.trial(guided, k), cached=True),
+                                       lambda k: zero(SOURCE, noise, steps, CFG, AMOUNT), trials),
     }
 
 
@@ -175,7 +212,7 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="run.py bench speed", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--steps", type=int, default=50)
+    parser.add_argument("--steps", type=int, default=25)
     parser.add_argument("--trials", type=int, default=9)
     parser.add_argument("--install-diffusers", action="store_true", help="into a folder of its own in the cache, 10 MB")
     args = parser.parse_args(argv)
@@ -185,9 +222,10 @@ def main(argv: list[str]) -> int:
     w = world()
     same_attention(w.host)
     scene = Walks(w, args.steps)
-    made = [overhead(w, scene, name, args.trials) for name in OVERHEAD]
-    rows = [found for found, _ in made]
-    figures = {"overhead": statistics.median(q for _, found in made for q in found)}
+    made = {name: overhead(w, scene, name, walk, args.trials) for name, walk in {**OURS, **STOCK}.items()}
+    rows = [found for found, _ in made.values()]
+    figures = {figure: statistics.median(q for name in names for q in made[name][1])
+               for figure, names in (("overhead", OURS), ("stock_overhead", STOCK))}
     try:
         compared = pairs(w, scene, args.steps, args.trials)
     except SetupError as error:
@@ -195,7 +233,7 @@ def main(argv: list[str]) -> int:
         compared = {}
     for name, found in compared.items():
         rows.append(row(name.removesuffix("_ratio"), "diffusers' pipeline", found))
-        figures[name] = statistics.median(found)
+        figures[name] = statistics.median(found.quotients)
     show(rows, f"CPU time, {args.steps} steps, medians of {args.trials} trials, one thread")
     write(args.json, {"rows": rows, "figures": figures})
     return 0

@@ -14,6 +14,7 @@ from torch import Tensor
 from ...mirror_ops.walks.schedules import windows
 
 Conditioning = list
+Windows = list[tuple[float, float]]
 STEP, PART = "mirror_step", "mirror_part"  # options of stepwise entries: which step, and which entry of the original
 
 
@@ -100,17 +101,24 @@ def check_batch(embedding: Tensor, batch: int) -> None:
         raise ValueError(f"There are {len(embedding)} prompts for {batch} pictures; give one prompt, or one each.")
 
 
-def stepwise(conditioning: Conditioning, sigmas: Tensor, sampling) -> Conditioning:
+def step_windows(sigmas: Tensor, sampling) -> Windows:
+    """The part of the walk that each step of the grid sigmas [T+1] has to itself.
+
+    A sampler that evaluates once a step, at these very sigmas, sees exactly one window (euler, ddim, dpmpp_2m; not heun
+    or the sde samplers). Raises ValueError if the model cannot tell two steps apart.
+    """
+    return windows(sigmas[:-1].tolist(), sampling.percent_to_sigma)
+
+
+def stepwise(conditioning: Conditioning, sigmas: Tensor, sampling, steps: Windows | None = None) -> Conditioning:
     """The entries once for each step of the grid sigmas [T+1], in adjoining windows, so that texts can differ by step.
 
-    Borders lie between steps, so a sampler that evaluates once a step, at these very sigmas, sees exactly one window
-    (euler, ddim, dpmpp_2m; not heun or the sde samplers). Entries with windows of their own appear in the steps at
-    which they are active. Options STEP and PART tell where an entry's text comes from.
-    Raises ValueError if the model cannot tell two steps apart, or if no entry is active at some step.
+    steps: the grid's `step_windows`, if they are known. Entries with windows of their own appear in the steps at which
+    they are active. Options STEP and PART tell where an entry's text comes from. Raises ValueError if the model cannot
+    tell two steps apart, or if no entry is active at some step.
     """
-    levels = sigmas[:-1].tolist()
-    steps, result = windows(levels, sampling.percent_to_sigma), []
-    for i, (sigma, (start, end)) in enumerate(zip(levels, steps, strict=True)):
+    steps, result = step_windows(sigmas, sampling) if steps is None else steps, []
+    for i, (sigma, (start, end)) in enumerate(zip(sigmas[:-1].tolist(), steps, strict=True)):
         active = [
             [text, {**options, "start_percent": start, "end_percent": end, STEP: i, PART: k}]
             for k, (text, options) in enumerate(conditioning)

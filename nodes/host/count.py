@@ -22,11 +22,14 @@ class Count:
 
         def apply(executor, x, *args, **kwargs):
             rows = len(x)
+            self.forwards += rows
             if torch.is_grad_enabled():
                 x, args, kwargs = self._watched(x, args, kwargs)
-            result = executor(x, *args, **kwargs)
-            self.forwards += rows
-            return result
+            try:
+                return executor(x, *args, **kwargs)
+            except RuntimeError:  # which is made again, or ends the walk
+                self.forwards -= rows
+                raise
 
         patcher.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, apply)
 

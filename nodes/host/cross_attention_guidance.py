@@ -5,6 +5,7 @@ meets the host's hooks.
 """
 
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 
 import comfy.samplers
@@ -23,13 +24,30 @@ from .own_latents import can_share, with_own_latents
 from .reference_pass import NEGATIVE, POSITIVE, ReferencePass, layer_of
 
 KEY, LOSS, LEAD = "mirror_cross_attention_guidance", "mirror_map_loss", "mirror_lead"
+AROUND_NETWORK = (WrappersMP.APPLY_MODEL, WrappersMP.DIFFUSION_MODEL)
 
 
 class Losses:
-    """The map losses of one pass, by side and layer. No dict: the host copies those on the way to the layers."""
+    """The map losses of one pass, by side and layer. No dict: the host copies those on the way to the layers.
 
-    def __init__(self):
+    sides: those that are followed; last: the layer after which nothing is looked at, if the pass may end there.
+    """
+
+    def __init__(self, sides: Iterable[int], last: Layer | None):
+        self.sides, self.last = frozenset(sides), last
         self.of: dict[tuple[int, str, int, int], Tensor] = {}
+
+
+class Enough(Exception):
+    """Ends a pass through the network whose answer nobody reads: all that is wanted of it is known."""
+
+
+@dataclass
+class Known:
+    """What a sampling has found out: its network made ready for gradients, and the last layer that is looked at."""
+
+    network: gradients.Differentiable
+    last: Layer | None = None
 
 
 @dataclass(frozen=True)
@@ -96,33 +114,41 @@ class Guidance:
             apart = ({side: x} for side, x in latents.items())
             return {side: g for one in apart for side, g in
                     self._gradients(reference, one, prompts, sigma, model_options).items()}
-        guider, losses = reference.guider, Losses()
+        guider, known = reference.guider, self._known(reference)
         only = [prompt if side in latents else None for side, prompt in enumerate(prompts)]
         with torch.inference_mode(False), torch.enable_grad():
             options = differentiable(model_options)
             leaves = {side: x.clone().requires_grad_(True) for side, x in latents.items()}
             options = with_own_latents(options, leaves) if len(leaves) > 1 else options
+            losses = Losses(leaves, known.last if self._may_end(options) else None)
             options["transformer_options"][LOSS] = losses
             leaf, level = next(iter(leaves.values())), sigma.clone()
-            self._differentiable(reference)(
-                lambda: comfy.samplers.calc_cond_batch(guider.inner_model, only, leaf, level, options)
-            )
+            with suppress(Enough):
+                known.network(lambda: comfy.samplers.calc_cond_batch(guider.inner_model, only, leaf, level, options))
             if not losses.of:
                 raise ValueError(
                     f"Every attention layer has a side above {self.largest} or was left out: nothing can be compared. "
                     "Raise `largest`."
                 )
+            known.last = next(reversed(losses.of))[1:]
             loss = {side: sum(value for key, value in losses.of.items() if key[0] == side) for side in leaves}
             factor = {side: loss_scale(value.detach()) for side, value in loss.items()}
             slopes = torch.autograd.grad(sum(factor[side] * loss[side] for side in leaves), list(leaves.values()))
         return {side: slope / factor[side] for side, slope in zip(leaves, slopes, strict=True)}
 
-    def _differentiable(self, reference: ReferencePass) -> gradients.Differentiable:
-        """The network of this sampling."""
+    def _known(self, reference: ReferencePass) -> "Known":
+        """What this sampling has found out."""
         notes = reference.notes.setdefault(KEY, {})
         if not notes:
-            notes[KEY] = gradients.Differentiable(reference.guider.inner_model.diffusion_model, self.checkpoint)
+            network = reference.guider.inner_model.diffusion_model
+            notes[KEY] = Known(gradients.Differentiable(network, self.checkpoint))
         return notes[KEY]
+
+    def _may_end(self, options: dict) -> bool:
+        """Whether a pass can end early: no block runs again, and no other pack waits around the network for its end."""
+        wrappers = options["transformer_options"]["wrappers"]
+        around = {key for kind in AROUND_NETWORK for key in wrappers.get(kind, {})}
+        return not self.checkpoint and all(str(key).startswith("mirror_") for key in around)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, extra_options: dict, onward) -> Tensor:
         """Changes no output. Keeps the source's queries and keys, and adds this layer's loss where one is gathered."""
@@ -131,10 +157,14 @@ class Guidance:
             if reference is not None and reference.recording:
                 reference.keep(KEY, extra_options, lambda rows: (q[rows].clone(), k[rows].clone()))
             elif losses is not None:
+                seen = set()
                 for side, rows in reference.rows(extra_options, len(q)):
                     # written, not added: a checkpointed block runs twice
                     loss = _loss(reference, side, q[rows], k[rows], extra_options)
                     losses.of[(side, *layer_of(extra_options))] = loss
+                    seen.add(side)
+                if layer_of(extra_options) == losses.last and seen == losses.sides:
+                    raise Enough
         return onward(q, k, v, extra_options)
 
 
@@ -153,8 +183,13 @@ def _loss(reference: ReferencePass, side: int, q: Tensor, k: Tensor, extra_optio
             "be compared. Encode both with the same CLIP."
         )
     with torch.no_grad():
-        source = probabilities(q_source, k_source, heads).unflatten(-1, (-1, fewest)).sum(dim=-2)
-    return map_loss(probabilities(q, k, heads).unflatten(-1, (-1, fewest)).sum(dim=-2), source)
+        source = _of_places(probabilities(q_source, k_source, heads), fewest)
+    return map_loss(_of_places(probabilities(q, k, heads), fewest), source)
+
+
+def _of_places(maps: Tensor, places: int) -> Tensor:
+    """Maps [B, heads, pixels, tokens] of repeated tokens, those of one place added up."""
+    return maps if maps.shape[-1] == places else maps.unflatten(-1, (-1, places)).sum(dim=-2)
 
 
 def _guided_away_from(guider) -> list | None:

@@ -19,7 +19,7 @@ from . import gradients
 from .attach import SharedNoise, supply
 from .branches import Branch, marked
 from .compatibility import check_no_step_cache, wants_negative
-from .conditioning import Conditioning, stepwise, with_pooled_by_step
+from .conditioning import Conditioning, step_windows, stepwise, with_pooled_by_step
 from .count import KEY as COUNT
 from .count import Count
 from .families import check_supported
@@ -263,7 +263,9 @@ def _passed(
 ) -> dict[str, Conditioning]:
     """The prompts as the host gets them."""
     sampling = patcher.get_model_object("model_sampling")
-    stepped = {name: stepwise(prompts[name], sigmas, sampling) for name in by_step if name in prompts}
+    named = [name for name in by_step if name in prompts]
+    steps = step_windows(sigmas, sampling) if named else []
+    stepped = {name: stepwise(prompts[name], sigmas, sampling, steps) for name in named}
     pooled = {name: with_pooled_by_step(stepped[name], pooled) for name, pooled in pooled_by_step.items()}
     return {**prompts, **stepped, **pooled}
 

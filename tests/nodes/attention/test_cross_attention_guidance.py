@@ -213,6 +213,19 @@ def test_checkpointing_changes_memory_only_and_layers_can_be_left_out(run_graph)
         assert min(distance(part, off), distance(part, plain)) > 1e-4
 
 
+@pytest.mark.parametrize("checkpointing, whole", [("off", 1), ("on", 3)])
+def test_a_pass_for_its_maps_alone_ends_with_the_last_of_them(run_graph, checkpointing, whole):
+    """The first shows which layer that is. What it makes is compared with a checkpointed walk's above."""
+    model, reached = unet(), []
+    model.model.diffusion_model.out.register_forward_hook(lambda *_: reached.append(torch.is_grad_enabled()))
+    scene = Scene(lambda: model, steps=3)
+    mirror = scene.invert(Scene.NONE)
+    scene.ksampler(mirror(0), scene.text(EDIT), scene.empty, CFG,
+                   model=guided(scene, mirror, checkpointing=checkpointing)())
+    run_graph(scene)
+    assert reached.count(True) == whole
+
+
 def test_a_guider_without_a_negative_prompt_is_guided_too(run_graph):
     """As at cfg 1, where both readings of the paper are one."""
     scene = Scene(steps=6, scheduler="sgm_uniform")
@@ -312,7 +325,8 @@ def test_locality_looks_without_guidance(host, run_graph, watched, monkeypatch):
     for model in (scene.model, guided(scene, mirror)()):
         edited(scene, mirror, model, locality="auto")
     run_graph(scene)
-    assert len(found) == 2 and torch.equal(*found) and 0 < found[0].mean() < 1 and len(watched) == 8
+    assert len(found) == 2 and torch.allclose(*found, rtol=0, atol=1e-3)       # plain, both prompts look at once
+    assert 0 < found[0].mean() < 1 and len(watched) == 8
 
 
 def test_an_interrupt_leaves_nothing_and_the_model_is_never_changed(run_graph):
