@@ -7,6 +7,8 @@ The weights file has SD1's key layout.
 from __future__ import annotations
 
 import json
+import logging
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -38,6 +40,7 @@ UNET = {"image_size": 32, "in_channels": LATENT_CHANNELS, "out_channels": LATENT
         "transformer_depth_output": [1, 1, 1, 1, 0, 0], "transformer_depth_middle": 1, "context_dim": CONTEXT,
         "use_spatial_transformer": True, "use_linear_in_transformer": False, "adm_in_channels": None,
         "use_temporal_attention": False, "legacy": False}
+FAITHFUL = 24.0                                   # dB; scenes come back from the autoencoder at 26 or more
 HEADS = {"num_heads": -1, "num_head_channels": 32}
 
 
@@ -108,8 +111,33 @@ class Tokenizer(comfy.sd1_clip.SD1Tokenizer):
                          tokenizer=WordTokenizer)
 
 
-def load(path: Path = WEIGHTS):
+class Autoencoder(comfy.sd.VAE):
+    """The embedded world's VAE, which says so when it is given what is not of that world and so can't give it back."""
+
+    def __init__(self, *given, warn: Callable[[str], None], **named):
+        super().__init__(*given, **named)
+        self.warn = warn
+
+    def encode(self, pixel_samples, *given, **named):
+        latents = super().encode(pixel_samples, *given, **named)
+        small = max(latents.shape[-2:]) <= LatentFormat.largest         # larger ones are refused where they are edited
+        if small and (quality := self.given_back(pixel_samples, latents)) < FAITHFUL:
+            self.warn(f"This is the demo model, which only knows {LatentFormat.knows}: this picture comes back from it "
+                      f"at {quality:.0f} dB. Load a checkpoint of your own for photos.")
+        return latents
+
+    def given_back(self, pixels: torch.Tensor, latents: torch.Tensor) -> float:
+        """PSNR in dB of the worst of the pictures [B, H, W, 3] in [0, 1] as decoded from their latents [B, C, h, w]."""
+        back = self.decode(latents)
+        height, width = (min(a, b) for a, b in zip(back.shape[1:3], pixels.shape[1:3], strict=True))
+        error = (back[:, :height, :width] - pixels[:, :height, :width, :3].to(back)).square().mean((1, 2, 3)).max()
+        return -10 * float(error.clamp(min=1e-10).log10())
+
+
+def load(path: Path = WEIGHTS, warn: Callable[[str], None] = logging.warning):
     """MODEL, CLIP and VAE of the embedded world, managed by the host like those of any checkpoint.
+
+    warn: is given a sentence when a picture is encoded that is not of the world.
 
     Raises FileNotFoundError, with the command that makes the file, if the weights are absent.
     """
@@ -117,7 +145,7 @@ def load(path: Path = WEIGHTS):
         raise FileNotFoundError(f"{path} is missing: restore it from the repository, or run `python run.py train`")
     with torch.inference_mode(False):             # gradients are taken through these weights later
         sd = comfy.utils.load_torch_file(str(path), safe_load=True)
-        return _model(sd), _clip(sd), _vae(sd)
+        return _model(sd), _clip(sd), _vae(sd, warn)
 
 
 def _model(sd):
@@ -139,8 +167,8 @@ def _clip(sd):
     return comfy.sd.CLIP(target, parameters=sum(v.numel() for v in weights.values()), state_dict=weights)
 
 
-def _vae(sd):
+def _vae(sd, warn):
     weights = {k[len("first_stage_model."):]: v for k, v in sd.items() if k.startswith("first_stage_model.")}
-    vae = comfy.sd.VAE(sd=weights, config={"params": VAE_CONFIG})
+    vae = Autoencoder(sd=weights, config={"params": VAE_CONFIG}, warn=warn)
     vae.latent_channels = LATENT_CHANNELS
     return vae

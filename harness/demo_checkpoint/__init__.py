@@ -15,7 +15,9 @@ def load_checkpoint(self, ckpt_name: str) -> tuple:
     """As the host's for every file but the demo model's, whose sizes the host does not recognise."""
     if ckpt_name != CHECKPOINT:
         return stock(self, ckpt_name)
-    return next(module for name, module in sys.modules.items() if name.endswith(".demo.model")).load()
+    model, notices = (next(module for name, module in sys.modules.items() if name.endswith(end))
+                      for end in (".demo.model", ".nodes.host.notices"))
+    return model.load(warn=notices.warn)
 
 
 CheckpointLoaderSimple.load_checkpoint = load_checkpoint

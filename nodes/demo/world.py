@@ -7,6 +7,7 @@ from comfy_api.latest import io
 from ...demo import model as embedded
 from ...demo.render import difference_mask, render
 from ...demo.scene import ATTRIBUTES, HELD_OUT, caption, scene
+from ..host.notices import warn
 from ..host.values import SEEDS
 
 AS_SEED = "from the seed"
@@ -27,7 +28,7 @@ class MirrorDemoModel(io.ComfyNode):
 
     @classmethod
     def execute(cls) -> io.NodeOutput:
-        return io.NodeOutput(*embedded.load())
+        return io.NodeOutput(*embedded.load(warn=warn))
 
 
 class MirrorDemoScene(io.ComfyNode):
