@@ -237,7 +237,7 @@ def run(
     check_no_step_cache(model.model_options)
     check_supported(model, latent)
     check_fits(model, prompts, latent)
-    patcher, count = model.clone(), Count()
+    patcher, count = cloned(model), Count()
     count.attach(patcher)
     supply(patcher, reference)
     if with_gradients:
@@ -255,6 +255,20 @@ def run(
     result = _in_sampling(patcher, passed, latent, sigmas, walked)
     check_result(result)
     return result, count
+
+
+def cloned(model: ModelPatcher) -> ModelPatcher:
+    """A clone whose parent is the loader's own patcher, which lives as long as the model.
+
+    The host hands what is loaded from a patcher that dies to its parent. A failed node leaves its patchers in a
+    reference cycle, where a clone and the clone it was made of die at once: what was loaded would belong to nobody,
+    and the host could never unload it.
+    """
+    patcher, owner = model.clone(), model
+    while owner.parent is not None:
+        owner = owner.parent
+    patcher.parent = owner
+    return patcher
 
 
 def _passed(
