@@ -2,8 +2,8 @@
 
 Pictures of the embedded world. `overhead` is the time that the command takes beside the graph, in parts of the graph's
 (a real edit). `speedup_2` is the pictures a second of two Ray workers over those of one, from when both run until the
-first has nothing left: boots are left out. Beside it stands the same by processor time, which others on the machine
-disturb less. `lost`, `doubled`, `differing`, `unlisted` count pictures of a job on two Ray nodes of which workers, a
+first has nothing left: boots are left out. `machine_allows` is the same of two serial commands that know nothing of each
+other. Beside them stands processor time, which others on the machine disturb less. `lost`, `doubled`, `differing`, `unlisted` count pictures of a job on two Ray nodes of which workers, a
 node and the driver are killed (bench/folders_faults.py), against a serial run. `scale` simulates the scheduler of a
 large cluster with times measured here (bench/folders_scale.py).
 """
@@ -38,7 +38,7 @@ def main(argv: list[str]) -> int:
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pictures", type=int, default=2000, help="of the tiny graph")
     parser.add_argument("--edits", type=int, default=200, help="pictures that are really edited")
-    parser.add_argument("--steps", type=int, default=50, help="of an edit")
+    parser.add_argument("--steps", type=int, default=25, help="of an edit")
     parser.add_argument("--faulty", type=int, default=500, help="pictures of the job with faults")
     parser.add_argument("--only", choices=("cost", "speedup", "faults", "scale"), help="one part alone")
     parser.add_argument("--json", type=Path)
@@ -53,10 +53,11 @@ def main(argv: list[str]) -> int:
             show([figures], f"{args.faulty} pictures, every {BROKEN}th broken, under faults")
             show(counted["rows"])
         if args.only in (None, "speedup"):
-            rows["speedup"] = [speed(folder / "speedup", args.edits, args.steps, n) for n in (1, 2)]
-            show(rows["speedup"], f"{args.edits} edits of {args.steps} steps over Ray")
-            one, two = rows["speedup"]
-            figures["speedup_2"] = two["pictures/s"] / one["pictures/s"]
+            rows["speedup"] = [speed(folder / "speedup", args.edits, args.steps, *kind)
+                               for kind in ((1, True), (2, True), (2, False))]
+            show(rows["speedup"], f"{args.edits} edits of {args.steps} steps")
+            one, two, apart = (row["pictures/s"] for row in rows["speedup"])
+            figures |= {"speedup_2": two / one, "machine_allows": apart / one}
         if args.only in (None, "cost"):
             rows["cost"] = costs(folder / "cost", args)
             show(rows["cost"], "one process, in order")
@@ -129,25 +130,32 @@ class Timing:
         return getattr(self.host, name)
 
 
-def speed(folder: Path, count: int, steps: int, workers: int) -> dict:
-    """The command with so many workers, read off its ledger."""
-    if not (folder / "in").is_dir():
-        draw(folder / "in", count)
-        (folder / "edit.json").write_text(json.dumps(edit(steps)))
-    out = folder / f"out{workers}"
+def speed(folder: Path, count: int, steps: int, workers: int, ray: bool = True) -> dict:
+    """The command with so many workers, read off its ledgers; without Ray: so many commands, each on its part.
+
+    Commands that know nothing of each other share only the machine: what they gain is what it allows.
+    """
+    parts = 1 if ray else workers
+    place = folder / f"{'ray' if ray else 'alone'}{workers}"
+    for part in range(parts):
+        draw(place / f"in{part}", count // parts)
+    (place / "edit.json").write_text(json.dumps(edit(steps)))
+    options = ["--ray", "--workers", str(workers)] if ray else []
     before = psutil.cpu_times()
-    subprocess.run([sys.executable, ROOT / "run.py", "translate", folder / "in", out, "--workflow",
-                    folder / "edit.json", "--cpu", "--ray", "--workers", str(workers)], check=True)
+    running = [subprocess.Popen([sys.executable, ROOT / "run.py", "translate", place / f"in{part}", place / f"out{part}",
+                                 "--workflow", place / "edit.json", "--cpu", *options]) for part in range(parts)]
+    if any([process.wait() for process in running]):
+        sys.exit("A folder job failed; it says above why.")
     after = psutil.cpu_times()
-    (ledger,) = (file for file in (out / ".translate").iterdir() if file.is_dir())
-    each = by_worker(Ledger(ledger))
+    each = [rows for ledger in place.glob("out*/.translate/*/") for rows in by_worker(Ledger(ledger))]
     start = max(rows[0]["at"] - rows[0]["seconds"] for rows in each)
     end = min(rows[-1]["at"] for rows in each)
     done = [row for rows in each for row in rows if row["at"] - row["seconds"] >= start and row["at"] <= end]
     cpu = sum(row["cpu_seconds"] for row in done) / len(done)
     share = sum(row["seconds"] for row in done) / (len(each) * (end - start))
     used = (after.user + after.nice) - (before.user + before.nice)
-    return {"workers": workers, "pictures": len(done), "pictures/s": len(done) / (end - start),
+    return {"workers": f"{workers} over Ray" if ray else f"{workers} apart", "pictures": len(done),
+            "pictures/s": len(done) / (end - start),
             "CPU s a picture": cpu, "busy": share, "pictures/CPU s, all workers": len(each) * share / cpu,
             "CPU of others": 1 - sum(row["cpu_seconds"] for rows in each for row in rows) / used}
 
