@@ -2,10 +2,11 @@
 
 Pictures of the embedded world. `overhead` is the time that the command takes beside the graph, in parts of the graph's
 (a real edit). `speedup_2` is the pictures a second of two Ray workers over those of one, from when both run until the
-first has nothing left: boots are left out. `machine_allows` is the same of two serial commands that know nothing of each
-other. Beside them stands processor time, which others on the machine disturb less. `lost`, `doubled`, `differing`, `unlisted` count pictures of a job on two Ray nodes of which workers, a
-node and the driver are killed (bench/folders_faults.py), against a serial run. `scale` simulates the scheduler of a
-large cluster with times measured here (bench/folders_scale.py).
+first has nothing left: boots are left out. `machine_allows` is the same of two serial commands that know nothing of
+each other. Beside them stands processor time, which others on the machine disturb less. `lost`, `doubled`, `differing`,
+`unlisted` count pictures of a job on two Ray nodes of which workers, a node and the driver are killed
+(bench/folders_faults.py), against a serial run. `scale` simulates the scheduler of a large cluster with times measured
+here (bench/folders_scale.py).
 """
 from __future__ import annotations
 
@@ -142,8 +143,9 @@ def speed(folder: Path, count: int, steps: int, workers: int, ray: bool = True) 
     (place / "edit.json").write_text(json.dumps(edit(steps)))
     options = ["--ray", "--workers", str(workers)] if ray else []
     before = psutil.cpu_times()
-    running = [subprocess.Popen([sys.executable, ROOT / "run.py", "translate", place / f"in{part}", place / f"out{part}",
-                                 "--workflow", place / "edit.json", "--cpu", *options]) for part in range(parts)]
+    command = [sys.executable, ROOT / "run.py", "translate"]
+    running = [subprocess.Popen([*command, place / f"in{part}", place / f"out{part}", "--workflow", place / "edit.json",
+                                 "--cpu", *options]) for part in range(parts)]
     if any([process.wait() for process in running]):
         sys.exit("A folder job failed; it says above why.")
     after = psutil.cpu_times()
