@@ -12,10 +12,12 @@ import re
 from .environment import ROOT
 
 README, HELP = ROOT / "README.md", ROOT / "web" / "docs"
-KIN = {     # nodes that stand in no template -> the template that shows what they are for
+SHOWN_BY = {    # nodes that stand in no template, or first in one about something else -> that which shows their use
     "CycleDiffusionRank": "cycle_edit",
     "CycleDiffusionReplay": "cycle_noises",
     "MirrorExactInvert": "compare_ways_back",
+    "MirrorProximalGuidance": "proximal_edit",
+    "PromptRewriteOptimizer": "compare_ways_back",
     "MirrorPictureEnergy": "latent_guidance",
     "MirrorTextEnergy": "latent_guidance",
     "MirrorReconstructionGuidance": "proximal_edit",
@@ -41,10 +43,10 @@ def main(argv: list[str]) -> int:
 
 
 def template_of(node: str) -> str | None:
-    """The first template in which a node stands, or that of its kin."""
+    """The template that shows a node's use: the first in which it stands, unless SHOWN_BY knows better."""
     from demo.graphs import SHEETS
     kinds = ((name, {entry["class_type"] for entry in make().graph.values()}) for name, make in SHEETS.items())
-    return next((name for name, there in kinds if node in there), KIN.get(node))
+    return SHOWN_BY.get(node) or next((name for name, there in kinds if node in there), None)
 
 
 def picture_of(node: str) -> tuple[str, str | None]:

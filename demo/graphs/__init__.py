@@ -2,43 +2,33 @@
 from __future__ import annotations
 
 import argparse
+import importlib
+import inspect
 import json
+import pkgutil
 from pathlib import Path
 
 import numpy as np
 
 from harness.environment import ROOT
 
-from . import attention_control, cycle, edit, help, mirror, pix2pix_zero, proxedit
+from . import help
 from .box import box
 
 IMAGES = ROOT / "web" / "docs" / "images"
 AS_SEED = "from the seed"       # an attribute that the scene's seed decides
 
-SHEETS = {**edit.SHEETS, **mirror.SHEETS, **cycle.SHEETS, **pix2pix_zero.SHEETS, **proxedit.SHEETS,
-          **attention_control.SHEETS}
 
+def _templates() -> list:
+    """The functions of this folder's files that `parts.template` gave a title, by their numbers."""
+    modules = [importlib.import_module(f"{__name__}.{info.name}") for info in pkgutil.iter_modules(__path__)]
+    made = {make for module in modules for _, make in inspect.getmembers(module, inspect.isfunction)}
+    return sorted((make for make in made if hasattr(make, "title")), key=lambda make: make.title)
+
+
+SHEETS = {make.__name__: make for make in _templates()}
 # The template browser shows a file's name as title and as description, and most systems list files by name.
-FILES = {
-    "edit_picture": "01 Edit a picture by words",
-    "edit_own_picture": "02 Edit your own picture by words",
-    "mirror_demo": "03 Edit with a mirror",
-    "mirror_edit": "04 Edit your own picture with a mirror",
-    "mirror_stock_ksampler": "05 Edit with a mirror in a stock KSampler",
-    "pix2pix_zero_edit": "06 Edit your own picture by a direction (pix2pix-zero)",
-    "pix2pix_zero_synthetic": "07 Edit a picture from a seed (pix2pix-zero)",
-    "prompt_to_prompt_edit": "08 Swap a word, keep the shapes (prompt-to-prompt)",
-    "masactrl_edit": "09 New shape, same texture (MasaCtrl)",
-    "proxmasactrl_edit": "10 New shape, same texture, at high guidance (ProxEdit)",
-    "null_text_edit": "11 Edit at high guidance (null-text inversion)",
-    "proximal_edit": "12 Edit at high guidance, quicker (proximal guidance)",
-    "cycle_edit": "13 Edit through a sampler's noises (CycleDiffusion)",
-    "cycle_noises": "14 A picture's noises in stock samplers (CycleDiffusion)",
-    "cycle_two_models": "15 From one model's world to another's (CycleDiffusion)",
-    "latent_guidance": "16 Find a picture that a classifier likes",
-    "compare_ways_back": "17 Compare ways back from noise",
-    "compare_stock_ksampler": "18 Compare the mirror with a stock KSampler",
-}
+FILES = {name: make.title for name, make in SHEETS.items()}
 
 
 def main(argv: list[str]) -> int:

@@ -14,6 +14,7 @@ from .parts import (
     saved,
     start,
     stock,
+    template,
     words,
 )
 
@@ -57,6 +58,7 @@ def rewriter(g: Graph, method: dict) -> list:
     return [g.add("PromptRewriteOptimizer", **method), 0]
 
 
+@template("08 Swap a word, keep the shapes (prompt-to-prompt)")
 def prompt_to_prompt_edit() -> Sheet:
     """One word swapped with prompt-to-prompt and local blend."""
     g = Graph()
@@ -75,6 +77,7 @@ def prompt_to_prompt_edit() -> Sheet:
     return g.sheet(P2P_NOTE)
 
 
+@template("09 New shape, same texture (MasaCtrl)")
 def masactrl_edit() -> Sheet:
     """MasaCtrl in the stock KSampler."""
     g = Graph()
@@ -91,6 +94,7 @@ def masactrl_edit() -> Sheet:
     return g.sheet(MASA_NOTE)
 
 
+@template("10 New shape, same texture, at high guidance (ProxEdit)")
 def proxmasactrl_edit() -> Sheet:
     """ProxMasaCtrl: MasaCtrl at full guidance, with negative-prompt inversion and proximal guidance."""
     g = Graph()
@@ -106,7 +110,3 @@ def proxmasactrl_edit() -> Sheet:
     picture = decoded(g, [edit, 0], s.vae)
     compared(g, s.picture, picture, [s.scene, 2], labels="before, edit, exact answer")
     return g.sheet(PROX_NOTE)
-
-
-SHEETS = {"prompt_to_prompt_edit": prompt_to_prompt_edit, "masactrl_edit": masactrl_edit,
-          "proxmasactrl_edit": proxmasactrl_edit}

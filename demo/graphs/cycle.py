@@ -4,7 +4,7 @@ from __future__ import annotations
 from harness.editor import Sheet
 
 from ..scene import caption, scene
-from .parts import EDIT, SEED, Graph, before_and_after, compared, decoded, saved, start, words
+from .parts import EDIT, SEED, Graph, before_and_after, compared, decoded, saved, start, template, words
 
 EDIT_NOTE = """## CycleDiffusion
 
@@ -44,6 +44,7 @@ ENCODER = {"encoder": "dpm-encoder", "encoder__seed": 0, "encoder__eta": 0.1, "s
 STEPS = {"steps": 42, "denoise": .85}
 
 
+@template("13 Edit through a sampler's noises (CycleDiffusion)")
 def cycle_edit() -> Sheet:
     """CycleDiffusion on the embedded world, in one node."""
     g = Graph()
@@ -59,6 +60,7 @@ def cycle_edit() -> Sheet:
     return g.sheet(EDIT_NOTE)
 
 
+@template("14 A picture's noises in stock samplers (CycleDiffusion)")
 def cycle_noises() -> Sheet:
     """The noises by themselves, in the stock sampler."""
     g = Graph()
@@ -76,6 +78,7 @@ def cycle_noises() -> Sheet:
     return g.sheet(NOISES_NOTE)
 
 
+@template("15 From one model's world to another's (CycleDiffusion)")
 def cycle_two_models() -> Sheet:
     """Cats to dogs by two models that are told nothing of species."""
     g = Graph()
@@ -92,6 +95,7 @@ def cycle_two_models() -> Sheet:
     return g.sheet(TWO_NOTE)
 
 
+@template("16 Find a picture that a classifier likes")
 def latent_guidance() -> Sheet:
     """A noise whose picture a classifier likes."""
     g = Graph()
@@ -112,7 +116,3 @@ def latent_guidance() -> Sheet:
                   sigmas=[sigmas, 0], latent_image=[empty, 0])
     compared(g, before, decoded(g, [final, 0], vae), labels="before, found")
     return g.sheet(GUIDANCE_NOTE)
-
-
-SHEETS = {"cycle_edit": cycle_edit, "cycle_noises": cycle_noises, "cycle_two_models": cycle_two_models,
-          "latent_guidance": latent_guidance}

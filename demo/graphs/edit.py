@@ -15,6 +15,7 @@ from .parts import (
     saved,
     start,
     start_own,
+    template,
     words,
 )
 
@@ -54,6 +55,7 @@ def edited(g: Graph, s: Start, before: list, after: list, *others: list, labels:
     compared(g, s.picture, picture, *others, labels=labels)
 
 
+@template("01 Edit a picture by words")
 def edit_picture() -> Sheet:
     """The flagship: on the embedded world, with the exact answer beside it."""
     g = Graph()
@@ -63,6 +65,7 @@ def edit_picture() -> Sheet:
     return g.sheet(EDIT_NOTE, app=app(g, words=[before[0], after[0]]))
 
 
+@template("02 Edit your own picture by words")
 def edit_own_picture() -> Sheet:
     """The same on the user's own picture and checkpoint."""
     g = Graph()
@@ -77,6 +80,3 @@ def app(g: Graph, first: list = (), words: list = ()) -> dict:
     kinds = {entry["class_type"]: key for key, entry in g.nodes.items()}
     settings = [(kinds["MirrorEdit"], name) for name in ("settings", "strength", "seed")]
     return {"inputs": [*first, *((key, "text") for key in words), *settings], "outputs": [kinds["SaveImage"]]}
-
-
-SHEETS = {"edit_picture": edit_picture, "edit_own_picture": edit_own_picture}

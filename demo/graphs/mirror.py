@@ -18,6 +18,7 @@ from .parts import (
     start,
     start_own,
     stock,
+    template,
     words,
 )
 
@@ -63,6 +64,7 @@ cfg 5 (euler, noise off, the same steps, scheduler and negative).
 **Press Run.**"""
 
 
+@template("03 Edit with a mirror")
 def mirror_demo() -> Sheet:
     """The whole method on the embedded world, with the exact answer beside it."""
     g = Graph()
@@ -78,6 +80,7 @@ def mirror_demo() -> Sheet:
     return g.sheet(MIRROR_NOTE)
 
 
+@template("04 Edit your own picture with a mirror")
 def mirror_edit() -> Sheet:
     """The same method on the user's own picture and checkpoint, with an edit direction."""
     g = Graph()
@@ -95,6 +98,7 @@ def mirror_edit() -> Sheet:
     return g.sheet(OWN_NOTE)
 
 
+@template("05 Edit with a mirror in a stock KSampler")
 def mirror_stock_ksampler() -> Sheet:
     """The rewritten prompt, and the edit added to it, in a stock sampler."""
     g = Graph()
@@ -111,6 +115,7 @@ def mirror_stock_ksampler() -> Sheet:
     return g.sheet(STOCK_NOTE)
 
 
+@template("17 Compare ways back from noise")
 def compare_ways_back() -> Sheet:
     """The way back at normal guidance, without and with rewriting."""
     g = Graph()
@@ -127,6 +132,7 @@ def compare_ways_back() -> Sheet:
     return g.sheet(WAYS_NOTE)
 
 
+@template("18 Compare the mirror with a stock KSampler")
 def compare_stock_ksampler() -> Sheet:
     """The reconstruction by the mirror's own walk, and by a stock sampler with the rewritten prompt."""
     g = Graph()
@@ -138,7 +144,3 @@ def compare_stock_ksampler() -> Sheet:
     ways = [decoded(g, wire, s.vae) for wire in ([mirror, 4], [back, 0])]
     compared(g, s.picture, *ways, labels="picture, mirror, stock KSampler")
     return g.sheet(RETRACED_NOTE)
-
-
-SHEETS = {"mirror_demo": mirror_demo, "mirror_edit": mirror_edit, "mirror_stock_ksampler": mirror_stock_ksampler,
-          "compare_ways_back": compare_ways_back, "compare_stock_ksampler": compare_stock_ksampler}

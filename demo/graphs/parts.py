@@ -18,6 +18,14 @@ PAPER = {"method": "paper", "method__inner_steps": 10, "method__learning_rate": 
 PICTURE, WORDS, EDIT, COMPARE = "1 picture", "2 words", "3 edit", "4 compare"
 
 
+def template(title: str):
+    """A function that returns a Sheet is a template of this title: the name of its file, whose number is its place."""
+    def titled(make):
+        make.title = title
+        return make
+    return titled
+
+
 class Graph:
     """Collects nodes in groups; `add` returns the id, so that a graph reads top to bottom."""
 

@@ -16,6 +16,7 @@ from .parts import (
     sample,
     saved,
     start_own,
+    template,
     words,
 )
 
@@ -39,6 +40,7 @@ chosen now draws cartoon animals of 128 x 128.
 **Press Run.**"""
 
 
+@template("06 Edit your own picture by a direction (pix2pix-zero)")
 def pix2pix_zero_edit() -> Sheet:
     """The method on the user's own picture and checkpoint."""
     g = Graph()
@@ -54,6 +56,7 @@ def pix2pix_zero_edit() -> Sheet:
     return g.sheet(EDIT_NOTE)
 
 
+@template("07 Edit a picture from a seed (pix2pix-zero)")
 def pix2pix_zero_synthetic() -> Sheet:
     """The method on a picture that the user's checkpoint makes."""
     g = Graph()
@@ -85,6 +88,3 @@ def edited(g: Graph, model, vae, mirror, before, direction, amount: float, **cha
     picture = decoded(g, [edit, 0], vae)
     saved(g, picture)
     return picture
-
-
-SHEETS = {"pix2pix_zero_edit": pix2pix_zero_edit, "pix2pix_zero_synthetic": pix2pix_zero_synthetic}

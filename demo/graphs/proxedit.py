@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from harness.editor import Sheet
 
-from .parts import EDIT, PAPER, Graph, before_and_after, compared, decoded, invert, sample, start, words
+from .parts import EDIT, PAPER, Graph, before_and_after, compared, decoded, invert, sample, start, template, words
 
 CFG = 7.5
 NULL_TEXT, NEGATIVE_PROMPT = {**PAPER, "method": "null text"}, {"method": "negative prompt"}
@@ -32,6 +32,7 @@ def threshold(quantile: float) -> dict:
     return {"threshold": "quantile", "threshold__quantile": quantile, "threshold__over": "each picture"}
 
 
+@template("11 Edit at high guidance (null-text inversion)")
 def null_text_edit() -> Sheet:
     """Null-text inversion at cfg 7.5, then the other caption."""
     g = Graph()
@@ -48,6 +49,7 @@ def null_text_edit() -> Sheet:
     return g.sheet(NULL_TEXT_NOTE)
 
 
+@template("12 Edit at high guidance, quicker (proximal guidance)")
 def proximal_edit() -> Sheet:
     """Negative-prompt inversion with proximal and inversion guidance."""
     g = Graph()
@@ -63,6 +65,3 @@ def proximal_edit() -> Sheet:
     picture = decoded(g, [edit, 0], s.vae)
     compared(g, s.picture, picture, [s.scene, 2], labels="before, edit, exact answer", mask=[guidance, 1])
     return g.sheet(PROXIMAL_NOTE)
-
-
-SHEETS = {"null_text_edit": null_text_edit, "proximal_edit": proximal_edit}
