@@ -184,7 +184,7 @@ class Host:
 
     def ui_to_api(self, workflow: dict) -> dict[str, dict]:
         """A graph as the editor saves it -> the graph the executor takes."""
-        return convert(workflow, self.object_info())
+        return convert([workflow], self.object_info())[0]
 
     def run_graph(self, graph: dict[str, dict], *, cached: bool = False, previews: bool = False,
                   interrupt_when: Callable[[str, Any], bool] | None = None, executor=None) -> Run:

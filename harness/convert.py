@@ -15,21 +15,33 @@ import json, sys
 sys.path.insert(0, sys.argv[1])
 from comfy_cli.workflow_to_api import convert_ui_to_api
 task = json.load(sys.stdin)
-json.dump(convert_ui_to_api(task["workflow"], task["object_info"]), sys.stdout)
+json.dump([convert_ui_to_api(workflow, task["object_info"]) for workflow in task["workflows"]], sys.stdout)
 """
 
 
-def convert(workflow: dict, object_info: dict[str, dict]) -> dict[str, dict]:
-    """Return the API graph of a workflow. Raises ValueError if the converter refuses it or leaves a node out."""
-    task = json.dumps({"workflow": workflow, "object_info": object_info}, default=str)
+def convert(workflows: list[dict], object_info: dict[str, dict]) -> list[dict[str, dict]]:
+    """The API graphs of workflows. Raises ValueError if the converter refuses one or leaves a node out."""
+    asked = set().union(*map(node_types, workflows))
+    described = {name: entry for name, entry in object_info.items() if name in asked}
+    task = json.dumps({"workflows": workflows, "object_info": described}, default=str)
     command = [sys.executable, "-c", PROGRAM, str(converter() / "packages")]
     done = subprocess.run(command, input=task, capture_output=True, encoding="utf-8", env=clean_environ())
     if done.returncode:
         raise ValueError(f"The workflow can't be converted: {done.stderr.strip().splitlines()[-1]}\n{done.stderr}")
-    unknown = {node["type"] for node in workflow["nodes"] if node.get("mode", 0) == 0} - KNOWN_TO_EDITOR
-    unknown -= set(object_info) | {graph["id"] for graph in workflow.get("definitions", {}).get("subgraphs", [])}
-    if unknown:
-        raise ValueError(f"The workflow has nodes that the host does not know: {', '.join(sorted(unknown))}")
+    for workflow in workflows:
+        unknown = {node["type"] for node in workflow["nodes"] if node.get("mode", 0) == 0} - KNOWN_TO_EDITOR
+        unknown -= set(object_info) | {graph["id"] for graph in subgraphs(workflow)}
+        if unknown:
+            raise ValueError(f"The workflow has nodes that the host does not know: {', '.join(sorted(unknown))}")
     if "skipping" in done.stderr:
         raise ValueError(f"The converter left nodes out:\n{done.stderr}")
     return json.loads(done.stdout)
+
+
+def node_types(workflow: dict) -> set[str]:
+    """The types of all nodes of a workflow, those in its subgraphs too."""
+    return {node["type"] for graph in (workflow, *subgraphs(workflow)) for node in graph["nodes"]}
+
+
+def subgraphs(workflow: dict) -> list[dict]:
+    return workflow.get("definitions", {}).get("subgraphs", [])

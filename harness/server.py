@@ -176,7 +176,7 @@ class Server:
 
     def ui_to_api(self, workflow: dict) -> dict[str, dict]:
         """A graph as the editor saves it -> the graph the executor takes."""
-        return convert(workflow, self.object_info())
+        return convert([workflow], self.object_info())[0]
 
     def view(self, picture: dict) -> bytes:
         """The file of an entry of Run.ui[node]["images"]."""

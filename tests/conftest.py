@@ -12,6 +12,14 @@ import pytest  # noqa: E402
 from harness.environment import SetupError  # noqa: E402
 
 
+@pytest.hookimpl(tryfirst=True)     # before marks choose
+def pytest_collection_modifyitems(items):
+    """What touches ComfyUI's internals is tested on every ComfyUI."""
+    for item in items:
+        if item.path.is_relative_to(HERE / "nodes" / "host"):
+            item.add_marker("every_host")
+
+
 @pytest.fixture(scope="session")
 def host():
     """The host in process with the pack loaded: harness.boot.Host."""

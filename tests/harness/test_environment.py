@@ -93,13 +93,20 @@ def test_the_environment_that_runs_this_counts_as_usable():
     assert environment.usable_environment(venv.parent)
 
 
+@pytest.fixture(scope="module")
+def venv(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("made") / "venv"
+    environment.make_venv(folder)
+    return folder
+
+
 @pytest.fixture
-def small(monkeypatch):
+def small(monkeypatch, venv):
     """small(folder) makes an environment of which nothing is needed but pip."""
     monkeypatch.setattr(environment, "NEEDED", ("pip",))
 
     def make(where):
-        environment.make_venv(where / "venv")
+        shutil.copytree(venv, where / "venv", symlinks=True)
         (where / "ComfyUI" / "comfy").mkdir(parents=True)
         for name in ("main.py", "nodes.py"):
             (where / "ComfyUI" / name).write_text("")

@@ -7,6 +7,7 @@ its weights are inference tensors.
 import json
 import tempfile
 from pathlib import Path
+from unittest import mock
 
 import torch
 
@@ -16,10 +17,12 @@ WIDTH, GAIN = 64, 0.1
 WORDS = "a an the of on photo picture cat dog red blue car tree sky in with sitting striped plain this is".split()
 UNET = {
     "image_size": 32, "in_channels": 4, "out_channels": 4, "model_channels": 32, "num_res_blocks": [1, 1],
-    "channel_mult": [1, 2], "transformer_depth": [1, 1], "transformer_depth_output": [1, 1, 1, 1],
+    "channel_mult": [1, 2], "transformer_depth": [1, 1], "transformer_depth_output": [0, 1, 0, 1],
     "transformer_depth_middle": 1, "context_dim": WIDTH, "use_spatial_transformer": True,
     "use_linear_in_transformer": False, "adm_in_channels": None, "use_temporal_attention": False, "legacy": False,
 }
+
+LAYERS = 5      # of self- and of cross-attention in UNET: two on the way in, one in the middle, two on the way out
 
 
 def fill(module: torch.nn.Module, seed: int, scale: float = 0.08) -> torch.nn.Module:
@@ -61,6 +64,12 @@ def unet(seed: int = 0, dtype=torch.float32, v_prediction: bool = False):
     model = base.BaseModel(config, model_type=kind, device=torch.device("cpu"))
     gentle(model.diffusion_model, model.diffusion_model.out[-1], seed, GAIN)
     return patcher(model)
+
+
+def deep(seed: int = 0):
+    """`unet` with attention at all the places where SD1.x has it."""
+    with mock.patch.dict(UNET, transformer_depth_output=[1, 1, 1, 1]):
+        return unet(seed)
 
 
 def sdxl(seed: int = 0):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from support.tiny import Scene, flow, pictures, sdxl, unet
+from support.tiny import LAYERS, Scene, flow, pictures, sdxl, unet
 
 from harness.graph import give
 from harness.results import GraphFailed
@@ -48,8 +48,8 @@ def test_maps_are_the_softmax_of_the_networks_own_queries_and_keys(run_graph, re
     made = maps(scene, mirror)
     run = run_graph(scene, cached=True)
     grid, masks = run.outputs[made.id]
-    assert len(calls) == 3 * 2 * 7, "three steps, two prompts, seven layers"
-    rewritten = [calls[7 * n : 7 * n + 7] for n in (1, 3, 5)]
+    assert len(calls) == 3 * 2 * LAYERS, "three steps, two prompts"
+    rewritten = [calls[LAYERS * n : LAYERS * (n + 1)] for n in (1, 3, 5)]
     expected = torch.zeros(2, 8, 8, dtype=torch.float64)
     for step in rewritten:
         for q, k in step:
@@ -67,6 +67,7 @@ def test_maps_are_the_softmax_of_the_networks_own_queries_and_keys(run_graph, re
     assert made.id in run.ui and run.ui[made.id]["images"]
 
 
+@pytest.mark.every_host
 def test_watching_changes_nothing_and_earlier_replacements_go_on(host):
     attention = host.pack_module("nodes.host.attention")
     model, latent = unet(), pictures(2)["samples"]
@@ -90,7 +91,7 @@ def test_watching_changes_nothing_and_earlier_replacements_go_on(host):
     attention.watch_cross_attention(watched, see)
     plain = walk(model)
     assert torch.equal(walk(watched), plain)
-    assert len(set(seen)) == len(seen) == 7 * 3
+    assert len(set(seen)) == len(seen) == LAYERS * 3
     assert all(mine == [2, 3] and all_rows == 4 for mine, all_rows in rows), "negatives come first in the batch"
 
     silenced = model.clone()
@@ -99,7 +100,7 @@ def test_watching_changes_nothing_and_earlier_replacements_go_on(host):
     seen.clear()
     attention.watch_cross_attention(both, see)
     assert torch.equal(walk(both), walk(silenced)) and not torch.equal(walk(both), plain)
-    assert len(seen) == 2 * 7 * 3, "the replaced layer is watched too"
+    assert len(seen) == 2 * LAYERS * 3, "the replaced layer is watched too"
 
 
 def test_a_long_prompt_a_phrase_and_every_occurrence_are_found(host):

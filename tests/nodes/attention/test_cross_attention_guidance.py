@@ -3,7 +3,7 @@
 import pytest
 import torch
 from support.straight_line_guidance import CODE, PAPER, Network, loss_of, straight_line
-from support.tiny import Scene, controlnet, flow, pictures, sdxl, unet
+from support.tiny import LAYERS, Scene, controlnet, deep, flow, pictures, sdxl, unet
 
 from harness.graph import give, node
 from harness.results import GraphFailed
@@ -71,7 +71,7 @@ def test_keys_and_values_of_cross_attention_have_no_gradient_on_the_latent(host)
         network = Network()
         x, text = torch.randn(1, 4, 8, 8, requires_grad=True), torch.randn(1, 77, 64)
         _, maps = network(x, torch.tensor(3.0), text)
-        assert len(network.text) == 2 * len(maps) == 14
+        assert len(network.text) == 2 * len(maps) == 2 * LAYERS
         assert all(m.requires_grad for m in maps) and not any(t.requires_grad for t in network.text)
 
 
@@ -198,6 +198,7 @@ def test_pictures_of_a_batch_are_guided_as_alone(run_graph, make):
         assert distance(run.outputs[both.id][0]["samples"][k], run.outputs[alone[k].id][0]["samples"][0]) < 1e-5
 
 
+@pytest.mark.every_host
 def test_checkpointing_changes_memory_only_and_layers_can_be_left_out(run_graph):
     scene = Scene(steps=3)
     mirror = scene.invert(Scene.NONE)
@@ -243,6 +244,7 @@ def test_a_guider_without_a_negative_prompt_is_guided_too(run_graph):
     assert distance(second, first) < 1e-6 and distance(third, first) < 1e-5 and distance(plain, first) > 1e-3
 
 
+@pytest.mark.every_host
 def test_half_precision_keeps_the_gradient(run_graph, watched):
     found = {}
     for dtype in (torch.float32, torch.float16):
@@ -285,7 +287,7 @@ def test_a_lora_is_part_of_the_model(run_graph):
 
 def test_the_reference_sees_the_controlnet_of_its_prompt(run_graph):
     """A picture sampled again with its own prompt has its own maps: there is nothing to guide."""
-    scene = Scene(steps=3, scheduler="normal")
+    scene = Scene(deep, steps=3, scheduler="normal")
     net = scene.add(give(controlnet, "CONTROL_NET"))
     hint = scene.add(node(lambda: torch.rand(1, 64, 64, 3, generator=torch.Generator().manual_seed(4)), ("IMAGE",)))
     both = scene.add("ControlNetApplyAdvanced", positive=scene.source, negative=scene.empty, control_net=net(),

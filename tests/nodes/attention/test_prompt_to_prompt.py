@@ -226,6 +226,7 @@ def test_several_edits_of_one_picture(run_graph):
     assert torch.allclose(edited(run, twice), edited(run, made).expand(2, -1, -1, -1), rtol=0, atol=1e-3)
 
 
+@pytest.mark.every_host
 def test_prompts_apart_or_together(run_graph):
     """The host evaluates both prompts in one call, or apart where memory is short."""
     scene = Edit(SWAPPED, blend_words="cat, dog")
@@ -260,6 +261,7 @@ def test_long_prompts(run_graph):
     assert torch.isfinite(edited(run_graph(short), mixed)).all()
 
 
+@pytest.mark.every_host
 @pytest.mark.parametrize("make", [unet, sdxl])
 def test_another_packs_image_prompt_goes_on(run_graph, make):
     """A replacement that adds to the text's attention keeps its part, in our layers too."""
@@ -287,6 +289,7 @@ def test_another_packs_image_prompt_goes_on(run_graph, make):
     assert (with_theirs - plain).abs().max() > 5e-3
 
 
+@pytest.mark.every_host
 def test_words_by_the_hosts_tokenizer(host):
     words, tower = host.pack_module("nodes.host.words"), clip()
     read = words.tokenized(tower, SOURCE)

@@ -58,6 +58,7 @@ def test_the_energy_falls_below_that_of_an_unled_walk(run_graph, eta):
     assert torch.equal(unguided, samples(run, free, 1)) and (latent - unguided).norm() > 0.05 * unguided.norm()
 
 
+@pytest.mark.every_host
 def test_the_gradient_is_that_of_the_hosts_own_picture(host, run_graph):
     """The differentiable way to the embedding against the host's: VAE.decode and encode_image, which rounds pixels."""
     differentiable_clip = host.pack_module("nodes.host.differentiable_clip")
@@ -102,6 +103,7 @@ def wide_vae(channels):
     return comfy.sd.VAE(sd=weights)
 
 
+@pytest.mark.every_host
 def test_the_noise_draws_the_same_picture_in_a_stock_sampler(run_graph):
     scene = Guided()
     found = scene.guide(scene.text_energy(), cfg=2.0, negative=scene.empty)

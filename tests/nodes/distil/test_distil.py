@@ -43,6 +43,7 @@ def test_only_good_pairs_are_kept_and_it_is_said_why(run_graph):
     assert "10 pairs in" in run_graph(g).outputs[good.id][1], "the same pictures are the same pairs"
 
 
+@pytest.mark.every_host
 def test_stock_nodes_run_the_trained_file(run_graph):
     g = Graph()
     gather(g, "stock")

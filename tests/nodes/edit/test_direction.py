@@ -7,7 +7,7 @@ import pickle
 import pytest
 import torch
 from support import tiny
-from support.tiny import Scene
+from support.tiny import LAYERS, Scene
 
 from harness.graph import give, node
 from harness.results import GraphFailed, GraphRejected
@@ -142,6 +142,7 @@ def test_bad_embeddings_are_refused_and_nothing_in_them_is_run(tmp_path, write):
     assert not hasattr(builtins, "mirror_trap")
 
 
+@pytest.mark.every_host
 def test_pooled_prompts_get_a_direction_of_their_own(run_graph):
     """SDXL reads a pooled prompt beside the text."""
     scene = Scene(tiny.sdxl)
@@ -195,5 +196,5 @@ def test_mirror_sample_ramps_along_its_steps(run_graph):
     scene.sample(mirror, model=model(), direction=way(), strength=0.65, ramp=1.2, ramp_until=0.5, cfg=1.0,
                  exact="source")
     base = run_graph(scene).outputs[scene.source[0]][0][0][0].mean()
-    amounts = [(mean - base).item() for mean in read[::7]]
+    amounts = [(mean - base).item() for mean in read[::LAYERS]]
     assert amounts == pytest.approx([0.65, 0.85, 1.05, 0.65, 0.65, 0.65], abs=1e-4)

@@ -38,6 +38,7 @@ def scene(kind: str) -> Scene:
     return Scene(make, latent)
 
 
+@pytest.mark.every_host
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_of_model_edits_and_the_same_words_change_nothing(run_graph, kind):
     picture = given(KINDS[kind][1])
@@ -184,6 +185,7 @@ def test_the_mask_and_the_latents_own_noise_mask_hold_the_rest(run_graph):
     assert "region empty: the mask allows no change" in report
 
 
+@pytest.mark.every_host
 def test_the_edit_shows_at_every_step_and_an_interrupt_leaves_nothing_patched(run_graph, host):
     model = tiny.unet()
     shared = node(lambda: model, ("MODEL",))

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from support.tiny import GAIN, UNET, WIDTH, Scene, gentle, patcher, pictures, sdxl, unet
+from support.tiny import GAIN, LAYERS, UNET, WIDTH, Scene, deep, gentle, patcher, pictures, sdxl, unet
 
 from harness.graph import node
 from harness.results import GraphFailed
@@ -65,7 +65,7 @@ def test_an_edit_by_the_model_alone_is_not_thrown_away(run_graph, rewriter):
 
 
 def test_an_edit_by_reweighting_alone_is_not_thrown_away(run_graph):
-    scene = Scene(steps=8)
+    scene = Scene(deep, steps=8)
     mirror = scene.invert(OURS)
     words = {"clip": scene.clip, "source_text": "a photo of a cat sitting on a car",
              "target_text": "a photo of a cat sitting on a car", "mode": "auto", "cross_until": 1.0, "self_until": 0.0}
@@ -79,6 +79,7 @@ def test_an_edit_by_reweighting_alone_is_not_thrown_away(run_graph):
     assert (samples(run, made[6]) - picture(run, scene)).abs().max() > 1e-3
 
 
+@pytest.mark.every_host
 def test_controls_act_on_the_edited_probe_only(run_graph, host):
     """Prompt-to-prompt's evaluations in a walk with a region: the edit at every step, and the edited probe."""
     branches, attach, attention = (host.pack_module(f"nodes.host.{name}") for name in (
@@ -102,8 +103,8 @@ def test_controls_act_on_the_edited_probe_only(run_graph, host):
     scene.sample(scene.invert(OURS), model=model(), positive=scene.text(DOG), locality="auto", cfg=1.0)
     run_graph(scene)
     probes = len(host.pack_module("mirror_ops.regions.edit_mask").probes(8))
-    assert seen.count(branches.Branch.PROBE) == probes * 7 and seen.count(branches.Branch.EDIT) == 8 * 7
-    assert len(seen) == (probes + 8) * 7
+    assert seen.count(branches.Branch.PROBE) == probes * LAYERS and seen.count(branches.Branch.EDIT) == 8 * LAYERS
+    assert len(seen) == (probes + 8) * LAYERS
 
 
 @pytest.mark.parametrize("method", ["fixed point + negative prompt", "negative prompt"])

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 import torch
-from support.tiny import Scene, sdxl
+from support.tiny import Scene, deep, sdxl
 
 from harness.environment import ROOT
 from harness.results import GraphFailed
@@ -29,7 +29,7 @@ def sampled(scene, made, **changes):
 
 
 def test_a_mirror_of_the_first_version_still_walks(run_graph, host):
-    scene = Scene(steps=2)
+    scene = Scene(deep, steps=2)
     made = loaded(scene, host)
     back = sampled(scene, made)
     report = scene.add("MirrorReport", mirror=made())

@@ -18,6 +18,7 @@ def samples(run, output, slot=0):
     return run.outputs[output.id][slot]["samples"]
 
 
+@pytest.mark.every_host
 def test_a_trajectory_is_the_same_after_saving(run_graph, host):
     scene = Scene()
     mirror = scene.invert(Scene.PAPER)
@@ -88,6 +89,7 @@ def test_pix2pix_zero_pairs_are_read(run_graph, host):
     assert torch.allclose(run.outputs[moved.id][0][0][0], source[0][0] + 2.0)
 
 
+@pytest.mark.every_host
 def test_a_report_compares_latents_or_pictures(run_graph):
     scene = Scene()
     vae = scene.add(give(tiny.vae, "VAE"))()

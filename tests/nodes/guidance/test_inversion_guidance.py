@@ -117,6 +117,7 @@ def test_they_act_in_their_window_only(run_graph):
     assert far(samples(run, early), samples(run, free)) > 1e-2
 
 
+@pytest.mark.every_host
 def test_proximal_guidance_may_stand_before_or_after(run_graph):
     scene, mirror, target = npi()
 

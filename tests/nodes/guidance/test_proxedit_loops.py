@@ -214,7 +214,7 @@ def test_slerp_keeps_the_angles():
 
 # --- the nodes in the real executor -----------------------------------------------------------------------------------
 
-FEW, INNER = 10, 2
+FEW, INNER = 6, 2
 
 
 def straight_node(scene, target, loop):

@@ -140,7 +140,7 @@ def test_only_the_window_is_touched(run_graph):
     everywhere, all_steps = edit(), edit(first_timestep=801, last_timestep=1)
     no_step = edit(first_timestep=800, last_timestep=602)
     late, early = edit(first_timestep=500), edit(last_timestep=500)
-    run = run_graph(scene)
+    run = run_graph(scene, cached=True)
     assert torch.equal(samples(run, everywhere), samples(run, all_steps))
     assert torch.equal(samples(run, free), samples(run, no_step))
     assert far(samples(run, late), samples(run, free)) > 1e-2
@@ -149,7 +149,7 @@ def test_only_the_window_is_touched(run_graph):
     rest = scene.ksampler(step(), scene.source, mirror(5), CFG, start_at_step=2)
     kept = scene.ksampler(mirror(0), scene.source, mirror(5), CFG, end_at_step=2, return_with_leftover_noise="enable")
     after = scene.ksampler(kept(), target, mirror(5), CFG, start_at_step=2)
-    run = run_graph(scene)
+    run = run_graph(scene, cached=True)
     assert far(samples(run, late), samples(run, rest)) < 1e-4
     assert far(samples(run, early), samples(run, after)) < 1e-4
 
@@ -168,6 +168,7 @@ def test_cfg_one_and_a_null_text_mirror(run_graph):
     assert far(samples(run, plain), samples(run, patched)) > 1e-2
 
 
+@pytest.mark.every_host
 def test_other_patches_keep_what_they_add(run_graph):
     """Before or after it: an additive post-cfg patch stays, and the model that came in is as it was."""
     def add(model):

@@ -18,7 +18,7 @@ def assert_stock_walks_the_mirror(run_graph, scene, **changes):
     mirror = scene.invert(Scene.PAPER, cfg=3.0, **changes)
     plain = scene.invert(Scene.NONE, cfg=3.0, **changes)
     stock = scene.ksampler(mirror(0), mirror(1), changes.get("negative", scene.empty), 3.0)
-    run = run_graph(scene)
+    run = run_graph(scene, cached=True)
     assert relative_displacement(samples(run, stock), samples(run, mirror, 4)).max() < 1e-5
     assert relative_displacement(samples(run, plain, 4), samples(run, mirror, 4)).min() > 1e-3
     return run.outputs[mirror.id]
@@ -92,7 +92,7 @@ def test_lora_hooks(run_graph, host):
     other = scene.invert(Scene.PAPER, cfg=3.0, positive=hooked)
     scene.source = hooked
     made = assert_stock_walks_the_mirror(run_graph, scene)
-    run = run_graph(scene)
+    run = run_graph(scene, cached=True)
     assert all("hooks" in options for _, options in made[1])
     assert relative_displacement(samples(run, other, 4), samples(run, unhooked, 4)).min() > 1e-4, "the LoRA must count"
 
@@ -108,7 +108,7 @@ def test_controlnets(run_graph):
     scene.source, scene.empty = applied(0), applied(1)
     controlled = scene.invert(Scene.NONE)
     made = assert_stock_walks_the_mirror(run_graph, scene)
-    run = run_graph(scene)
+    run = run_graph(scene, cached=True)
     assert all("control" in options for _, options in made[1])
     assert relative_displacement(samples(run, controlled), samples(run, bare)).min() > 1e-3, "the net must count"
 

@@ -5,7 +5,7 @@ from contextlib import nullcontext
 import pytest
 import torch
 from support import tiny
-from support.tiny import Scene
+from support.tiny import Scene, deep
 
 from harness.graph import node
 
@@ -77,7 +77,7 @@ CASES = {
 def test_gradients_equal_finite_differences(measure, case):
     settings = dict(CASES[case])
     checkpoint = settings.pop("checkpoint", False)
-    autograd, finite, _ = measure(Scene(), lambda walk: slope_of_loss(walk, **settings), checkpoint=checkpoint)
+    autograd, finite, _ = measure(Scene(deep), lambda walk: slope_of_loss(walk, **settings), checkpoint=checkpoint)
     assert abs(finite) > 0.05
     assert autograd == pytest.approx(finite, rel=1e-2)
 
@@ -218,13 +218,13 @@ def test_attention_patches_see_their_own_block_when_it_runs_again(measure):
 
     blocks = measure(scene, work, checkpoint=True)
     first, again = blocks[: len(blocks) // 2], blocks[len(blocks) // 2 :]
-    assert len(first) == 7 and sorted(again) == sorted(first) and len(set(first)) == 7
+    assert sorted(again) == sorted(first) and len(first) == len(set(first)) == tiny.LAYERS
 
 
 @pytest.mark.parametrize("checkpoint", [True, False])
 @pytest.mark.parametrize("patch", ["FreeU", "FreeU_V2"])
 def test_patches_that_write_in_place_have_true_gradients(measure, patch, checkpoint):
-    scene = Scene()
+    scene = Scene(deep)
     scene.model = scene.add(patch, model=scene.model, b1=1.3, b2=1.4, s1=0.9, s2=0.2)()
     autograd, finite, _ = measure(scene, slope_of_loss, checkpoint=checkpoint)
     assert autograd == pytest.approx(finite, rel=1e-2) and abs(finite) > 0.02
@@ -293,7 +293,7 @@ def test_layers_with_weights_of_their_own_kind(measure, make, checkpoint):
     models = []
 
     def made():
-        models.append(make(tiny.unet()))
+        models.append(make(deep()))
         return models[0]
 
     def work(walk):

@@ -73,7 +73,7 @@ def test_a_model_with_other_weights_is_refused_by_every_node_that_takes_the_mirr
 
 
 @pytest.mark.parametrize("change, told", [
-    (lora(0.8), "had no patches, the connected model's have patches \\(LoRA or merge: 14 at 0.8"),
+    (lora(0.8), "had no patches, the connected model's have patches \\(LoRA or merge: 10 at 0.8"),
     (lora(0.8, layers=slice(1)), "patches \\(LoRA or merge: 1 at 0.8"),
 ])
 def test_a_lora_on_the_same_model_walks_with_a_warning(run_graph, caplog, change, told):
@@ -102,7 +102,7 @@ def test_a_warning_stands_on_the_node_that_gives_it(run_graph, monkeypatch):
     scene = Scene()
     edit = scene.sample(scene.invert(Scene.NONE), model=changed(scene, lora(0.8)))
     run_graph(scene)
-    assert [node for node, _ in told] == [edit.id] and "LoRA or merge: 14 at 0.8" in told[0][1]
+    assert [node for node, _ in told] == [edit.id] and "LoRA or merge: 10 at 0.8" in told[0][1]
 
 
 def test_patches_of_attention_and_the_same_model_pass_without_a_word(run_graph, caplog):

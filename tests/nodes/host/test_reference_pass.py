@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from support.tiny import Scene, pictures, sdxl, unet
+from support.tiny import LAYERS, Scene, pictures, sdxl, unet
 
 from harness.graph import give, node
 from harness.results import GraphFailed
@@ -75,14 +75,14 @@ def test_the_source_is_evaluated_at_the_step_of_the_edit(run_graph, patched, sam
     run = run_graph(scene)
     trajectory, plain = run.outputs[mirror.id][2], run.outputs[scene.model[0]][0]
     empty = run.outputs[scene.empty[0]][0][0][0]
-    assert len(seen) == 4 * 7 * 2 and len({entry[:3] for entry in seen}) == len(seen)
+    assert len(seen) == 4 * LAYERS * 2 and len({entry[:3] for entry in seen}) == len(seen)
     for i in range(4):
         for side, text in ((0, trajectory.embeddings[i]), (1, empty)):
             expected = queries(plain, trajectory.latents[i], trajectory.sigmas[i], text)
             mine = [entry[3] for entry in seen if entry[:2] == (i, side)]
             for a, b in zip(mine, expected, strict=True):
                 assert torch.allclose(a, b, rtol=0, atol=1e-4)
-    assert (seen[0][3] - seen[-14][3]).abs().max() > 1e-2, "steps differ"
+    assert (seen[0][3] - seen[-2 * LAYERS][3]).abs().max() > 1e-2, "steps differ"
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
@@ -101,7 +101,7 @@ def test_the_negative_is_left_out_where_the_sampler_leaves_it_out(run_graph, pat
     model = scene.add(patched(seen, (0, 1)), model=scene.model, mirror=mirror(2))
     sampled(scene, "KSamplerAdvanced", model(), mirror, cfg=1.0)
     run_graph(scene)
-    assert [entry[1] for entry in seen] == [0] * 14
+    assert [entry[1] for entry in seen] == [0] * 2 * LAYERS
     made = sampled(scene, "MirrorSample", model(), mirror, cfg=3.0, exact="source")
     run = run_graph(scene)
     assert run.outputs[made.id][2] == 2 * (2 + 2), "two rows of the edit and two of the source a step"
@@ -207,7 +207,7 @@ def test_a_walk_under_shared_noise_is_its_own_source(host, run_graph, patched, w
     run = run_graph(scene)
     assert torch.equal(run.outputs[read.id][0], run.outputs[plain.id][0])
     assert run.outputs[read.id][1] == run.outputs[plain.id][1] == 3 * 3
-    assert len(seen) == 3 * 7 * 2
+    assert len(seen) == 3 * LAYERS * 2
     text, clean = run.outputs[scene.source[0]][0][0][0], run.outputs[scene.latent[0]][0]["samples"] * 0.18215
     generator = torch.Generator().manual_seed(0)
     for i, sigma in enumerate(torch.tensor([8.0, 3.0, 1.0])):
@@ -239,7 +239,7 @@ def test_a_control_without_a_mirror_needs_a_walk_with_a_source(run_graph, patche
     model = scene.add(patched(seen, alone=True), model=scene.model)
     made = sampled(scene, "MirrorSample", model(), mirror, exact="source")
     run_graph(scene)
-    assert len([entry for entry in seen if entry[1] == 0]) >= 2 * 7, "MirrorSample has a mirror of its own"
+    assert len([entry for entry in seen if entry[1] == 0]) >= 2 * LAYERS, "MirrorSample has a mirror of its own"
     scene.ksampler(mirror(0), scene.source, scene.empty, 3.0, model=model())
     assert "Connect `mirror` to the control node" in failure(run_graph, scene) and made
 

@@ -231,9 +231,10 @@ def test_a_noise_mask_confines_what_stock_samplers_make_of_noises(run_graph, mad
 
 def test_every_seed_is_as_wide_as_that_of_the_stock_nodes(host, run_graph):
     import json
-    assert '"seed": ["INT"' in json.dumps(host.object_info()["KSampler"]["input"])
+    info = host.object_info()
+    assert '"seed": ["INT"' in json.dumps(info["KSampler"]["input"])
     for name in host.pack_nodes:
-        described = json.dumps(host.object_info()[name]["input"], default=str)
+        described = json.dumps(info[name]["input"], default=str)
         seeds = described.count('"seed": ["INT"')
         assert described.count(f'"max": {MOST}') == seeds, name
     scene = Scene()

@@ -106,6 +106,7 @@ def words_by_transformers(clip, text):
     return other(input_ids=torch.tensor([ids])).text_embeds[0].detach().double()
 
 
+@pytest.mark.every_host
 def test_clip_and_structure_agree_with_another_implementation_of_the_networks(run_graph):
     image, reference = pictures(2, 32, 32)
     clip = tiny.clip()

@@ -43,7 +43,7 @@ def off(run, output, scene, slot=0):
     return ((samples(run, output, slot) - picture).norm() / picture.norm()).item()
 
 
-def grid(kind, steps=20):
+def grid(kind, steps=6):
     return {"steps": steps, "scheduler": "simple" if kind == "flow" else "ddim_uniform"}
 
 
@@ -64,7 +64,7 @@ def test_stock_samplers_take_the_noise_back_to_the_picture(run_graph, kind, meth
 
 @METHODS
 def test_the_advanced_sampler_the_papers_grid_and_a_part_of_the_walk(run_graph, method):
-    scene = Scene(steps=12)
+    scene = Scene(steps=6)
     found = []
     for changes in ({"scheduler": "papers (50: 981, ..., 21, 1)"}, {"denoise": 0.6}):
         made = exact(scene, method, **changes)
@@ -85,7 +85,7 @@ def test_a_model_that_computes_in_float64_is_undone_to_float64(run_graph, method
         model.set_model_compute_dtype(torch.float64)
         return model
 
-    scene = Scene(double, steps=50)
+    scene = Scene(double, steps=10)
     made = exact(scene, method, cfg=7.5)
     back = replay(scene, made, cfg=7.5)
     run = run_graph(scene)
@@ -97,13 +97,13 @@ def test_a_model_that_computes_in_float64_is_undone_to_float64(run_graph, method
 @METHODS
 def test_pictures_of_a_batch_are_treated_as_alone(run_graph, method):
     together = pictures(3, height=8, width=12)["samples"]
-    scene = Scene(latent=lambda: {"samples": together}, steps=8)
+    scene = Scene(latent=lambda: {"samples": together}, steps=4)
     inverted = exact(scene, method)
     batch = replay(scene, inverted)
     run = run_graph(scene)
     assert samples(run, batch).shape == (3, 4, 8, 12) and off(run, batch, scene) < 2e-6
     for k in range(3):
-        alone = Scene(latent=lambda k=k: {"samples": together[k : k + 1]}, steps=8)
+        alone = Scene(latent=lambda k=k: {"samples": together[k : k + 1]}, steps=4)
         made = exact(alone, method)
         again = samples(run_graph(alone), made)[0]
         if method is not EDIT_FRIENDLY:  # whose noises are drawn for the batch as a whole
@@ -141,16 +141,17 @@ def test_guidance_without_a_negative_and_odd_batches_are_refused(run_graph):
         run_graph(scene)
 
 
+@pytest.mark.every_host
 @METHODS
 def test_nothing_is_left_on_the_model_and_a_second_run_is_identical(run_graph, method):
-    scene = Scene(steps=6)
+    scene = Scene(steps=4)
     made = exact(scene, method)
     back = replay(scene, made)
     first = run_graph(scene, cached=True)
     model = first.outputs[scene.model[0]][0]
     before = (model.patches_uuid, str(model.model_options), str(model.wrappers), list(model.object_patches))
     again = replay(scene, made, noise_seed=1)
-    other = replay(scene, exact(scene, method, denoise=1.0, steps=6))
+    other = replay(scene, exact(scene, method, denoise=1.0, steps=4))
     second = run_graph(scene, cached=True)
     assert second.outputs[scene.model[0]][0] is model
     assert (model.patches_uuid, str(model.model_options), str(model.wrappers), list(model.object_patches)) == before
@@ -158,6 +159,7 @@ def test_nothing_is_left_on_the_model_and_a_second_run_is_identical(run_graph, m
     assert torch.equal(samples(first, back), samples(second, other))
 
 
+@pytest.mark.every_host
 def test_an_interrupt_stops_inversion_and_replay(run_graph):
     for stop_at in ("invert", "replay"):
         scene = Scene(steps=30)
@@ -173,7 +175,7 @@ def test_an_interrupt_stops_inversion_and_replay(run_graph):
 @pytest.mark.parametrize("method", [EDICT, BDIA, EDIT_FRIENDLY], ids=lambda method: method["method"])
 def test_a_cached_sampler_holds_what_it_decodes_and_no_more(run_graph, method):
     """A view of the whole walk would keep all its latents in memory for as long as the SAMPLER is cached."""
-    scene = Scene(steps=20)
+    scene = Scene(steps=4)
     made = exact(scene, method)
     state = inspect.getclosurevars(run_graph(scene).outputs[made.id][1].sampler_function).nonlocals["state"]
     for tensor in state if isinstance(state, tuple) else (state,):

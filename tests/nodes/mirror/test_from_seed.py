@@ -20,6 +20,7 @@ def from_seed(scene, **changes):
     return scene.add("MirrorFromSeed", **{**inputs, **changes})
 
 
+@pytest.mark.every_host
 @pytest.mark.parametrize("make, scheduler", [(unet, "normal"), (sdxl, "ddim_uniform")])
 def test_a_mirror_from_a_seed_is_the_way_of_the_stock_sampler(run_graph, make, scheduler):
     scene = Scene(make, lambda: {"samples": torch.zeros(2, 4, 8, 12)}, steps=4, scheduler=scheduler)

@@ -195,6 +195,7 @@ def test_pictures_of_a_batch_are_treated_as_alone(run_graph):
     assert run.outputs[batch.id][2].embeddings.shape[1] == 3
 
 
+@pytest.mark.every_host
 def test_nothing_is_left_behind_and_a_second_run_is_identical(run_graph, executor):
     scene = Scene()
     before = scene.ksampler(scene.latent, scene.source, scene.empty, 3.0)
@@ -227,6 +228,7 @@ def trace(model):
     )
 
 
+@pytest.mark.every_host
 @pytest.mark.parametrize("phase", [0.1, 0.6])
 def test_an_interrupt_stops_the_work_and_leaves_nothing_patched(run_graph, phase):
     scene = Scene(steps=10)
@@ -245,6 +247,7 @@ def test_an_interrupt_stops_the_work_and_leaves_nothing_patched(run_graph, phase
     assert torch.equal(samples(run_graph(scene, cached=True), after), samples(run, before))
 
 
+@pytest.mark.every_host
 def test_one_progress_bar_runs_over_all_inner_steps_with_previews(run_graph):
     scene = Scene()
     mirror = scene.invert(Scene.PAPER)
