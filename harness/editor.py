@@ -16,6 +16,7 @@ MINIMAP = (1335, 735)                               # where the map begins that 
 COLORS = ("#3f789e", "#8a8", "#a1309b", "#b58b2a", "#88a", "#b06634")
 PLAIN = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
 CONTROL = "control_after_generate"
+MUTED = 2                                           # the editor's mode of a node that does not run
 SHOW_PICTURES = ("SaveImage", "PreviewImage", "LoadImage", "MirrorReport", "MirrorCompare", "MirrorAttentionMaps")
 
 
@@ -25,6 +26,7 @@ class Sheet:
 
     notes_in: the group that they stand in, under its nodes.
     app: what App mode shows, as {"inputs": [(node id, widget), ...], "outputs": [node id, ...]}; opens_as_app: at once.
+    muted: groups whose nodes don't run until the user says so.
     wide: widths of nodes that need more than a column's. labels: what an input, by node and name, is called instead.
     """
     graph: dict[str, dict]
@@ -34,8 +36,12 @@ class Sheet:
     notes_in: str = "2 words"
     app: dict[str, list] = field(default_factory=dict)
     opens_as_app: bool = False
+    muted: tuple[str, ...] = ()
     wide: dict[str, int] = field(default_factory=dict)
     labels: dict[tuple[str, str], str] = field(default_factory=dict)
+
+    def muted_nodes(self) -> set[str]:
+        return {key for group in self.muted for key in self.groups[group]}
 
 
 def to_ui(sheet: Sheet, object_info: dict[str, dict]) -> dict:
@@ -85,7 +91,7 @@ def _node(key: str, entry: dict, info: dict, sheet: Sheet) -> dict:
     height += FOOT + SLOT * max(slots, len(outputs)) + REPORT * _reports(info)
     height += round(PICTURE * width / WIDTH) * (kind in SHOW_PICTURES) + PREVIEW * _samples(info)
     node = {"id": int(key), "type": kind, "pos": [0, 0], "size": [width, height], "flags": {},
-            "order": 0, "mode": 0, "inputs": sockets, "outputs": outputs,
+            "order": 0, "mode": MUTED if key in sheet.muted_nodes() else 0, "inputs": sockets, "outputs": outputs,
             "properties": {"Node name for S&R": kind}, "widgets_values": values}
     return node | ({"title": sheet.titles[key]} if key in sheet.titles else {})
 

@@ -89,7 +89,8 @@ def test_a_template_has_one_short_note_and_words_that_can_be_read_and_changed(na
 
 @pytest.mark.parametrize("name", SHEETS)
 def test_the_editors_form_converts_back_to_the_graph(name, converted):
-    graph, back = shipped(name).graph, converted(name)
+    sheet, back = shipped(name), converted(name)
+    graph = {key: entry for key, entry in sheet.graph.items() if key not in sheet.muted_nodes()}
     assert set(back) == set(graph)
     for key, entry in graph.items():
         inputs = links(back[key]["inputs"])

@@ -14,7 +14,7 @@ EDITS, WARM, ROOM = 500, 100, 24  # ROOM: megabytes that the process may grow by
 
 def editing(seed: int) -> tuple[Scene, str]:
     """(a graph that edits a picture in three ways, the id of the last): new for every seed, its model the same."""
-    scene = Scene(steps=3, scheduler="simple")
+    scene = Scene(steps=2, scheduler="simple")
     target = scene.text("a photo of a dog")
     scene.add("MirrorEdit", model=scene.model, source=scene.source, target=target, latent=scene.latent, seed=seed,
               settings="balanced", strength=1.0, region="auto", negative=scene.empty, **scene.grid)

@@ -12,7 +12,7 @@ from harness.results import GraphFailed, GraphRejected
 
 from . import bad_values
 from .graphs import SMALL, Around, counted
-from .verdict import defect, told
+from .verdict import defect, orphans, told
 
 pytestmark = pytest.mark.faults
 NODES = sorted(file.stem for file in (ROOT / "web" / "docs").glob("*.md"))  # each has its help page
@@ -128,6 +128,7 @@ def test_bad_inputs_end_well(host, info, ends, name):
         if kind == "DEFECT":
             defects.append(f"{[(key, how, repr(what)[:30]) for key, how, what in changes]}: {said}")
     assert not defects, f"{len(defects)} defects of {name}:\n" + "\n".join(defects)
+    assert not orphans()
 
 
 def test_no_node_is_left_out_and_the_inputs_are_many(host, info):

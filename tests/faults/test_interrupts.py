@@ -11,6 +11,8 @@ from support.tiny import Scene, pictures
 from harness.graph import give
 from harness.results import GraphFailed
 
+from .verdict import orphans
+
 pytestmark = pytest.mark.faults
 ROUNDS, PARTS, SEED = 500, 10, 7
 LORA = "lora_unet_middle_block_1_transformer_blocks_0_attn2_to_k"
@@ -245,4 +247,5 @@ def test_what_is_stopped_leaves_nothing_behind(host, trap, before, figures, part
         left = {key: value for key, value in trap.state().items() if value != state[key]}
         assert not left, f"{kind} at pass {at} of {name} with {worn} leaves {str(left)[:500]}"
         assert torch.equal(stock(host, trap), picture), f"{kind} at pass {at} of {name} with {worn}"
+    assert not orphans()
     figures(f"stopped at random in {len(LONG)} long nodes x {WORN}: {ROUNDS // PARTS} times, nothing left")

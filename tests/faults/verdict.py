@@ -1,5 +1,6 @@
 """What a clear refusal is."""
 
+import gc
 import re
 
 from harness.environment import ROOT
@@ -36,3 +37,10 @@ def told(failure: GraphFailed) -> str:
     """The first line of what was said, and where it was raised."""
     where = failure.trace.rsplit("File ", 1)[-1].split("\n")[0]
     return f"{str(failure).splitlines()[0][:400]} | {where}"
+
+
+def orphans() -> list[str]:
+    """Models that the host has loaded and can never unload: what they were loaded for has died, its parents too."""
+    from comfy.model_management import current_loaded_models
+    gc.collect()
+    return [type(loaded.real_model()).__name__ for loaded in current_loaded_models if loaded.is_dead()]
