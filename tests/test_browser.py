@@ -156,6 +156,7 @@ def test_mirror_report_shows_its_words_and_its_curve(editor, server):
 def test_from_the_template_browser_to_the_first_edit_in_three_clicks(chromium, server, figures):
     """As a newcomer does it: no settings, the templates open by themselves."""
     from harness.browser import Editor
+    server.post("/free", {"unload_models": True, "free_memory": True})      # as if it had just been started
     begun = time.monotonic()
     with Editor(chromium, server, False, SHOTS, **{"Comfy.TutorialCompleted": False}) as editor:
         editor.page.get_by_text(PACK_NAME, exact=True).first.click()
@@ -170,7 +171,7 @@ def test_from_the_template_browser_to_the_first_edit_in_three_clicks(chromium, s
         editor.run()
         ended = time.monotonic()
         editor.shot("first-edit")
-        assert _pictures(server, editor, "SaveImage")
+        assert _pictures(server, editor, "SaveImage") and "passes" in editor.node("MirrorEdit")["widgets"]["report"]
         nodes, view = editor.nodes(), editor.view()
         assert view["scale"] >= READABLE and [node["title"] for node in nodes if outside(node, view)] == []
         assert editor.errors == []
