@@ -117,6 +117,15 @@ class Autoencoder(comfy.sd.VAE):
     def __init__(self, *given, warn: Callable[[str], None], **named):
         super().__init__(*given, **named)
         self.warn = warn
+        self._shorten(self.first_stage_model.decoder)
+
+    @staticmethod
+    def _shorten(decoder) -> None:
+        """ComfyUI before 0.24 has no `decoder_ddconfig` and builds the decoder as deep as the encoder: the blocks that
+        there are no weights for go."""
+        decoder.num_res_blocks = VAE_CONFIG["decoder_ddconfig"]["num_res_blocks"]
+        for level in decoder.up:
+            del level.block[decoder.num_res_blocks + 1:]
 
     def encode(self, pixel_samples, *given, **named):
         latents = super().encode(pixel_samples, *given, **named)
