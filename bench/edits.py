@@ -11,7 +11,7 @@ twice the backwards, and seconds: these four for the first scene by itself. Read
 autoencoder alone) first: what the picture does not determine can't be right (`run.py bench edits-bound`).
 
 Methods stand at their published settings; rows that end in -tuned at the best of four on training scenes of the tasks
-`tuned` (--tune), their own locality among what is tried. Nothing is chosen on the tasks `other` and `several`.
+`tuned` (--tune), their own region among what is tried. Nothing is chosen on the tasks `other` and `several`.
 Writes table.txt, table.md, table.csv, a sheet of pictures for each task, one with a scene of each, and plots beside
 the JSON, or to output/edits.
 """

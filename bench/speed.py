@@ -66,7 +66,7 @@ def inverted(scene: Walks, k: int) -> None:
 
 def sampled(scene: Walks, k: int) -> None:
     scene.add("MirrorSample", model=scene.model(), mirror=scene.mirror(2), positive=scene.texts[TARGET], strength=1.0,
-              cfg=CFG + 1e-6 * k, locality="auto")
+              cfg=CFG + 1e-6 * k, region="auto")
 
 
 def edited(scene: Walks, k: int) -> None:

@@ -112,6 +112,6 @@ METHODS = {
     "mirror-decoded": Method(shipped, {"paste": False}, about="the same without the original's pixels put back"),
     "mirror-unwritten": Method(shipped, {"rewriter": NONE}, about="the same with the prompt as it is: no gradients"),
     "mirror-guided": Method(shipped, {"guidance": .1}, about="the same under cross-attention guidance"),
-    "mirror-everywhere": Method(shipped, {"locality": "everywhere", "paste": False},
+    "mirror-everywhere": Method(shipped, {"region": "everywhere", "paste": False},
                                 about="free to change the whole picture"),
 }

@@ -2,7 +2,7 @@
 
 A method is `build(g, w, **settings) -> Made`: it adds nodes to the graph `g`, on the wires `w`. `published` holds the
 settings of its publication; `tries` are the others that `--tune` compares on training scenes: TRIES for every method,
-its own locality among them where it has one, none for bounds and ablations.
+its own region among them where it has one, none for bounds and ablations.
 """
 
 from __future__ import annotations
@@ -100,5 +100,5 @@ def sample(g: Graph, w: Wires, mirror, positive: list, cfg: float, exact: str = 
     """MirrorSample without what is our own in it; with exact "source" its source branch costs nothing, and the edit
     doesn't depend on it."""
     inputs = {"model": w.model, "mirror": mirror(2), "positive": positive, "strength": 1.0, "cfg": cfg, "exact": exact,
-              "cfg_until": 1.0, "locality": "everywhere"}
+              "cfg_until": 1.0, "region": "everywhere"}
     return Made(g.add("MirrorSample", **{**inputs, **changes})(), mirror(2))

@@ -97,7 +97,7 @@ def invert(model, positive, latent, cfg: float = 1.0) -> dict:
 def sample(model, mirror, positive, cfg: float) -> dict:
     """MirrorSample's inputs as other methods have them: guided throughout, free to change the whole picture."""
     return {"model": model, "mirror": mirror, "positive": positive, "strength": 1.0, "cfg": cfg, "cfg_until": 1.0,
-            "locality": "everywhere"}
+            "region": "everywhere"}
 
 
 def sample_locally(model, mirror, positive) -> dict:

@@ -13,7 +13,7 @@ from .ddim import euler, implied_denoised, moves
 
 Branch = Callable[[Tensor, Tensor, int], Tensor]
 Pair = Callable[[Tensor, Tensor, Tensor, int], tuple[Tensor, Tensor]]
-Locality = Callable[[int, Tensor], Tensor]
+Region = Callable[[int, Tensor], Tensor]
 
 
 def one_by_one(source: Branch, edit: Branch) -> Pair:
@@ -54,7 +54,7 @@ def mirror_sample(
     *,
     exact: bool = False,
     residual: bool = False,
-    locality: Locality | None = None,
+    region: Region | None = None,
     on_step: Callable[[int, Tensor], None] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """(edited, reconstruction), each [B, C, H, W]: `sample_pair` from latents[0], with the recording to hold onto.
@@ -62,7 +62,7 @@ def mirror_sample(
     latents [T+1, B, C, H, W] is the recorded inversion. With `exact` the recorded latent takes over in the source
     branch after each step (Direct Inversion, Ju et al. 2024), so the reconstruction is the recording. `residual` also
     adds to the edit branch what the source branch missed the recording by at this step.
-    `locality(i, difference) -> m` in [0, 1], broadcastable to [B, C, H, W], keeps the recording where m is 0: the
+    `region(i, difference) -> m` in [0, 1], broadcastable to [B, C, H, W], keeps the recording where m is 0: the
     edited latent of the next level becomes recorded + m * (edited - recorded). `difference` [B, C, H, W] is the edit
     branch's prediction without the one that the recording moved by.
     """
@@ -76,9 +76,9 @@ def mirror_sample(
         if residual:
             y = y + (recorded - arrived)
         x = recorded if exact else arrived
-        if locality is not None:
+        if region is not None:
             difference = denoised - implied_denoised(latents[i], recorded, sigma, sigma_next)
-            y = recorded + locality(i, difference) * (y - recorded)
+            y = recorded + region(i, difference) * (y - recorded)
         if on_step is not None:
             on_step(i, y)
     return y, x

@@ -6,10 +6,10 @@ from torch import Tensor
 
 from ...mirror_ops.directions.direction import EditDirection
 from ...mirror_ops.measure.report import EditReport, change, coverage
-from ...mirror_ops.regions.edit_mask import edited_region, probes, walked_region
 from ...mirror_ops.regions.found import late_region
+from ...mirror_ops.regions.predicted import edited_region, probes, walked_region
 from ...mirror_ops.walks.edit_schedule import EditSchedule, amounts, guidance
-from ...mirror_ops.walks.sample import Locality, mirror_sample
+from ...mirror_ops.walks.sample import Region, mirror_sample
 from ...mirror_ops.walks.shared_noise import coarse, picture_generators, shared_noise
 from ...mirror_ops.walks.trajectory import Mirror, cpu
 from ..host import families
@@ -56,7 +56,7 @@ class MirrorSample(io.ComfyNode):
     @classmethod
     def execute(
         cls, model, mirror: Mirror, positive, strength, cfg, direction: EditDirection | None = None,
-        negative=None, mask=None, noise=RECORDED, exact="source", locality=AUTO, ramp=0.0, ramp_until=1.0,
+        negative=None, mask=None, noise=RECORDED, exact="source", region=AUTO, ramp=0.0, ramp_until=1.0,
         cfg_until=0.3, cfg_after=1.0, seed=0,
     ) -> io.NodeOutput:
         connected = check_made_with(mirror, model)
@@ -68,44 +68,44 @@ class MirrorSample(io.ComfyNode):
         prompts = prompts_of(mirror, fit, schedule, negative)
         allowed = _allowed(mirror, mask)
         if noise == SHARED:
-            made = _shared_walk(model, mirror, prompts, schedule, locality, allowed, seed)
+            made = _shared_walk(model, mirror, prompts, schedule, region, allowed, seed)
         else:
             another = mirror.provenance.model != connected or None
             made = _recorded_walk(
-                model, mirror, prompts, schedule, fit.rewritten, locality, allowed, EXACT[exact], another
+                model, mirror, prompts, schedule, fit.rewritten, region, allowed, EXACT[exact], another
             )
-        (edited, kept, region), count = made
-        edited, kept, region = (cpu(x) for x in (edited, kept, region))
+        (edited, kept, acted), count = made
+        edited, kept, acted = (cpu(x) for x in (edited, kept, acted))
         report = EditReport(
             count.forwards / mirror.latents.shape[1], count.backwards / mirror.latents.shape[1],
             changes=(change(edited, mirror.latents[-1]),),
-            coverage=coverage(region) if locality == AUTO or allowed is not None else (),
+            coverage=coverage(acted) if region == AUTO or allowed is not None else (),
             why_empty=_why_empty(schedule, allowed, negative is not None),
         )
         edited, kept = (latent_out(model, x) for x in (edited, kept))
-        return io.NodeOutput(edited, kept, report.forwards, region[:, 0], report, ui=shown(report.text))
+        return io.NodeOutput(edited, kept, report.forwards, acted[:, 0], report, ui=shown(report.text))
 
 
 def _recorded_walk(
-    model, mirror: Mirror, prompts: dict, schedule: EditSchedule, rewritten: Tensor, locality: str,
+    model, mirror: Mirror, prompts: dict, schedule: EditSchedule, rewritten: Tensor, region: str,
     allowed: Tensor | None, exact: tuple[bool, bool], another: bool | None,
 ) -> tuple[tuple[Tensor, Tensor, Tensor], Count]:
     """((edited, reconstruction, region), network rows): both branches from the mirror's own noise."""
     against = negatives_of(mirror, "negative" in prompts)
     follow, residual = exact
-    a_step, looked = 1 + (residual or not follow), 2 * len(probes(mirror.steps)) if locality == AUTO else 0
+    a_step, looked = 1 + (residual or not follow), 2 * len(probes(mirror.steps)) if region == AUTO else 0
     guided_probes = schedule.says_nothing and "negative" in prompts
 
     def algorithm(walk: Walk) -> tuple[Tensor, Tensor, Tensor]:
         branches = MirrorBranches(walk, schedule, rewritten, against, mirror.provenance.cfg, guided_probes)
         latents, found = mirror.latents.to(walk.device), None
-        if locality == AUTO:
+        if region == AUTO:
             way_back, unlike = _way_back(mirror, another)
             first = edited_region(branches.probes, walk.sigmas, latents, way_back.to(walk.device), unlike)
             found = walked_region(first, latents[-1], mirror.steps)
         local = None if found is None and allowed is None else Local(latents[0], found, allowed)
         edited, kept = mirror_sample(
-            branches.source, branches.edit, walk.sigmas, latents, exact=follow, residual=residual, locality=local,
+            branches.source, branches.edit, walk.sigmas, latents, exact=follow, residual=residual, region=local,
             on_step=lambda i, edited: walk.progress.reached(looked + (i + 1) * a_step, walk.denoised),
         )
         return edited, kept, torch.ones_like(latents[0, :, :1]) if local is None else local.region
@@ -127,7 +127,7 @@ def _way_back(mirror: Mirror, another: bool | None) -> tuple[Tensor, bool | None
 
 
 def _shared_walk(
-    model, mirror: Mirror, prompts: dict, schedule: EditSchedule, locality: str, allowed: Tensor | None, seed: int
+    model, mirror: Mirror, prompts: dict, schedule: EditSchedule, region: str, allowed: Tensor | None, seed: int
 ) -> tuple[tuple[Tensor, Tensor, Tensor], Count]:
     """The same with fresh noise at each step, the same for both branches: the recording and what was rewritten for it
     are not needed, and the reconstruction is the picture."""
@@ -137,7 +137,7 @@ def _shared_walk(
     def algorithm(walk: Walk) -> tuple[Tensor, Tensor, Tensor]:
         branches = MirrorBranches(walk, schedule, schedule.kept, against, source_cfg=1.0)
         picture = mirror.latents[-1].to(walk.device)
-        found = late_region(picture, mirror.steps) if locality == AUTO else None
+        found = late_region(picture, mirror.steps) if region == AUTO else None
         local, flow = Local(picture, found, allowed), families.is_flow(model)
 
         def keep(i: int, change: Tensor) -> Tensor:
@@ -207,7 +207,7 @@ def _walk_inputs() -> list:
             ),
         ),
         io.Combo.Input(
-            "locality", options=[AUTO, EVERYWHERE], default=AUTO, optional=True, tooltip=(
+            "region", options=[AUTO, EVERYWHERE], default=AUTO, optional=True, tooltip=(
                 "auto: find where the edit acts from the model's own predictions, and keep the recording "
                 "elsewhere. everywhere: let the edit change what it will."
             ),
@@ -244,7 +244,7 @@ class Local:
     `region` [B, 1, H, W] is the latest answer.
     """
 
-    def __init__(self, x: Tensor, found: Locality | None, allowed: Tensor | None):
+    def __init__(self, x: Tensor, found: Region | None, allowed: Tensor | None):
         self.found = found
         self.region = self.allowed = torch.ones_like(x[:, :1]) * (1.0 if allowed is None else allowed.to(x))
 

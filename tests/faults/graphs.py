@@ -121,7 +121,7 @@ class Around(Scene):
         self[made.id]["inputs"] = {**self.given(name, described), **changes}
         if "MODEL" in described["output"] and name != "MirrorDemoModel":
             self.add("MirrorSample", model=made(described["output"].index("MODEL")), mirror=self.links["MIRROR"],
-                     positive=self.target, strength=1.0, cfg=1.5, locality="everywhere")
+                     positive=self.target, strength=1.0, cfg=1.5, region="everywhere")
         return made.id
 
     def save_files(self) -> None:

@@ -126,7 +126,7 @@ class Long(Scene):
         self.sample(self.invert(PAPER))
 
     def null_text(self):
-        self.sample(self.invert(NULL_TEXT, cfg=2.0), positive=self.target, negative=self.empty, locality="auto")
+        self.sample(self.invert(NULL_TEXT, cfg=2.0), positive=self.target, negative=self.empty, region="auto")
 
     def latent_guidance(self):
         energy = self.add("MirrorDemoEnergy", attribute="species", attribute__value="cat", weight=1.0)

@@ -15,8 +15,8 @@ from mirror_ops.inversion.edict import edict_decode, edict_encode
 from mirror_ops.inversion.invert import invert
 from mirror_ops.inversion.refine import refine
 from mirror_ops.inversion.regularise import regularise
-from mirror_ops.regions.edit_mask import edited_region, walked_region
 from mirror_ops.regions.found import late_region, latent_region, picture_region
+from mirror_ops.regions.predicted import edited_region, walked_region
 from mirror_ops.rewriting.redescribe import redescribe
 from mirror_ops.rewriting.rewriters import Adam, null_text
 from mirror_ops.stochastic.dpm_encoder import dpm_decode, dpm_encode, seeded

@@ -67,7 +67,7 @@ def test_it_changes_the_edit_but_not_where_there_is_none(run_graph, name, noise)
     scene = Edit(name, noise)
     plain, made = scene.edit(model=scene.model), scene.edit()
     nowhere, everywhere = scene.edit(mask=scene.masked(0.0)), scene.edit(mask=scene.masked(1.0))
-    none = scene.edit(strength=0.0, locality="auto")
+    none = scene.edit(strength=0.0, region="auto")
     run = run_graph(scene)
     assert (edited(run, made) - edited(run, plain)).abs().max() > 1e-4, "the control acts"
     assert torch.allclose(edited(run, nowhere), scene.picture(run), rtol=0, atol=1e-6)

@@ -258,7 +258,7 @@ class Scene(Graph):
 
     def sample(self, mirror, **changes):
         inputs = {"model": self.model, "mirror": mirror(2), "positive": self.source, "strength": 1.0, "cfg": 1.5,
-                  "cfg_until": 1.0, "exact": "off", "locality": "everywhere"}
+                  "cfg_until": 1.0, "exact": "off", "region": "everywhere"}
         return self.add("MirrorSample", **{**inputs, **changes})
 
     def ksampler(self, latent, positive, negative, cfg: float, **changes):

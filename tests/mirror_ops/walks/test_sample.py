@@ -264,16 +264,16 @@ def test_the_recorded_source_branch_is_bit_exact():
     assert (drifting - X0).abs().max() > 1e-3
 
 
-def test_a_locality_is_told_what_the_edit_would_change():
+def test_a_region_is_told_what_the_edit_would_change():
     sigmas = paper_grid(TABLE, 10)
     latents = sample(branch(SOURCE), sigmas, invert(eps_denoise, X0, sigmas, SOURCE)[0])
     told = []
 
-    def locality(i, difference):
+    def region(i, difference):
         told.append(difference)
         return torch.zeros(1, 1, 1, 1, dtype=torch.float64)
 
-    mirror_sample(branch(SOURCE), branch(SOURCE + 0.3), sigmas, latents, locality=locality)
+    mirror_sample(branch(SOURCE), branch(SOURCE + 0.3), sigmas, latents, region=region)
     assert len(told) == 10
     for i, difference in enumerate(told):
         exact = branch(SOURCE + 0.3)(latents[i], sigmas[i], i) - branch(SOURCE)(latents[i], sigmas[i], i)
@@ -286,6 +286,6 @@ def test_a_mask_keeps_the_recording_outside():
     mask = torch.zeros(1, 1, 6, 5, dtype=torch.float64)
     mask[..., :3] = 1
     edited, _ = mirror_sample(
-        branch(SOURCE), branch(SOURCE + 0.3), sigmas, latents, locality=lambda i, difference: mask)
+        branch(SOURCE), branch(SOURCE + 0.3), sigmas, latents, region=lambda i, difference: mask)
     assert torch.equal(edited[..., 3:], X0[..., 3:])
     assert (edited[..., :3] - X0[..., :3]).abs().max() > 0.01

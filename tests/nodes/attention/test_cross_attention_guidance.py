@@ -317,7 +317,7 @@ def test_an_empty_caption_works_throughout(run_graph):
     assert torch.isfinite(made).all() and distance(made, plain) > 1e-3
 
 
-def test_locality_looks_without_guidance(host, run_graph, watched, monkeypatch):
+def test_the_search_for_a_region_looks_without_guidance(host, run_graph, watched, monkeypatch):
     """Where the edit acts is first read off plain predictions; only the walk is guided."""
     sample, found = host.pack_module("nodes.edit.sample"), []
     look = sample.edited_region
@@ -325,7 +325,7 @@ def test_locality_looks_without_guidance(host, run_graph, watched, monkeypatch):
     scene = Scene(steps=8)
     mirror = scene.invert(Scene.NONE)
     for model in (scene.model, guided(scene, mirror)()):
-        edited(scene, mirror, model, locality="auto")
+        edited(scene, mirror, model, region="auto")
     run_graph(scene)
     assert len(found) == 2 and torch.allclose(*found, rtol=0, atol=1e-3)       # plain, both prompts look at once
     assert 0 < found[0].mean() < 1 and len(watched) == 8

@@ -182,7 +182,7 @@ def test_the_path_is_a_mirror_for_mirror_sample(run_graph):
     scene = Scene(steps=10)
     made = encode(scene, eta=0.1)
     target = scene.text("a photo of a red dog in the sky")
-    how = {"model": scene.model, "mirror": made(5), "cfg": 1.0, "exact": "source and edit", "locality": "everywhere"}
+    how = {"model": scene.model, "mirror": made(5), "cfg": 1.0, "exact": "source and edit", "region": "everywhere"}
     kept = scene.add("MirrorSample", positive=scene.source, strength=1.0, **how)
     edited = scene.add("MirrorSample", positive=target, strength=1.0, **how)
     cycle = edit(scene, target, eta=0.1, cfg=1.0)

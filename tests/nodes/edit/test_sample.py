@@ -56,7 +56,7 @@ def test_an_edit_by_the_model_alone_is_not_thrown_away(run_graph, rewriter):
     scene = Scene(steps=8)
     mirror = scene.invert(rewriter)
     lora = scene.add(other_weights(), model=scene.model)
-    same, edited = (scene.sample(mirror, model=model, locality="auto") for model in (scene.model, lora()))
+    same, edited = (scene.sample(mirror, model=model, region="auto") for model in (scene.model, lora()))
     run = run_graph(scene)
     assert torch.equal(samples(run, same), samples(run, same, 1)) or run.outputs[same.id][3].max() == 0
     region = run.outputs[edited.id][3]
@@ -72,7 +72,7 @@ def test_an_edit_by_reweighting_alone_is_not_thrown_away(run_graph):
     made = {}
     for factor in (1, 6):
         control = scene.add("MirrorPromptToPrompt", model=scene.model, reweight=f"cat: {factor}", **words)
-        made[factor] = scene.sample(mirror, model=control(), locality="auto")
+        made[factor] = scene.sample(mirror, model=control(), region="auto")
     run = run_graph(scene)
     assert run.outputs[made[1].id][3].max() == 0 and run.outputs[made[6].id][3].max() == 1
     assert torch.equal(samples(run, made[1]), picture(run, scene))
@@ -100,9 +100,9 @@ def test_controls_act_on_the_edited_probe_only(run_graph, host):
 
     scene = Scene(steps=8)
     model = scene.add(node(patch, ("MODEL",), {"model": "MODEL"}), model=scene.model)
-    scene.sample(scene.invert(OURS), model=model(), positive=scene.text(DOG), locality="auto", cfg=1.0)
+    scene.sample(scene.invert(OURS), model=model(), positive=scene.text(DOG), region="auto", cfg=1.0)
     run_graph(scene)
-    probes = len(host.pack_module("mirror_ops.regions.edit_mask").probes(8))
+    probes = len(host.pack_module("mirror_ops.regions.predicted").probes(8))
     assert seen.count(branches.Branch.PROBE) == probes * LAYERS and seen.count(branches.Branch.EDIT) == 8 * LAYERS
     assert len(seen) == (probes + 8) * LAYERS
 
@@ -113,9 +113,9 @@ def test_a_connected_negative_is_read(run_graph, method):
     rewriter = OURS if method == "fixed point + negative prompt" else {"method": method, "method__interpolation": 0.0}
     scene = Scene(steps=6)
     mirror = scene.invert(rewriter, cfg=3.0)
-    how = {"cfg": 3.0, "locality": "auto", "exact": "off"}
+    how = {"cfg": 3.0, "region": "auto", "exact": "off"}
     plain, against = scene.sample(mirror, **how), scene.sample(mirror, negative=scene.text("a red car"), **how)
-    edit = {"positive": scene.text(DOG), "locality": "everywhere", "cfg": 3.0}
+    edit = {"positive": scene.text(DOG), "region": "everywhere", "cfg": 3.0}
     kept, moved = scene.sample(mirror, **edit), scene.sample(mirror, negative=scene.text("a red car"), **edit)
     run = run_graph(scene)
     assert run.outputs[plain.id][3].max() == 0 and run.outputs[against.id][3].max() == 1
@@ -202,7 +202,7 @@ def test_shared_noise_in_mirror_sample_is_edit_picture(run_graph):
     scene = Scene(unet, steps=4)
     target = scene.text(DOG)
     mirrors = [scene.invert(Scene.NONE), scene.invert(Scene.PAPER)]
-    how = {"cfg": 2.5, "cfg_until": 0.5, "cfg_after": 1.5, "noise": "shared", "seed": 7, "locality": "auto"}
+    how = {"cfg": 2.5, "cfg_until": 0.5, "cfg_after": 1.5, "noise": "shared", "seed": 7, "region": "auto"}
     made = [scene.sample(mirror, positive=target, **how) for mirror in mirrors]
     alone = scene.add(
         "MirrorEdit", model=scene.model, source=scene.source, target=target, latent=scene.latent, strength=1.0, seed=7,

@@ -55,7 +55,7 @@ def patched(*changes):
 def test_a_model_with_other_weights_is_refused_by_every_node_that_takes_the_mirror(run_graph):
     other = give(lambda: tiny.unet(seed=1), "MODEL")
     users = {
-        "MirrorSample": {"strength": 0.0, "cfg": 1.0, "locality": "everywhere"},
+        "MirrorSample": {"strength": 0.0, "cfg": 1.0, "region": "everywhere"},
         "MirrorCrossAttentionGuidance": {"amount": 0.1},
         "MirrorMutualSelfAttention": {"first_step": 1, "first_layer": 0, "positive": "source", "negative": "none"},
     }

@@ -54,7 +54,7 @@ def inverted(rewriter, **settings):
 
 def sampled(scene):
     mirror = scene.invert({"method": "fixed point + negative prompt", "method__iterations": 2})
-    return scene.sample(mirror, positive=scene.text("a photo of a dog"), cfg=2.0, locality="auto"), 0
+    return scene.sample(mirror, positive=scene.text("a photo of a dog"), cfg=2.0, region="auto"), 0
 
 
 def followed(scene):

@@ -259,13 +259,13 @@ def test_one_progress_bar_runs_over_all_inner_steps_with_previews(run_graph):
     assert len(run.named("preview")) >= 10
 
 
-def test_automatic_locality_keeps_the_recording_outside_its_region(run_graph):
+def test_an_automatic_region_keeps_the_recording_outside_it(run_graph):
     scene = Scene()
     mirror = scene.invert(Scene.NONE)
     target = scene.text("a photo of a dog sitting on a car")
-    auto = scene.sample(mirror, positive=target, cfg=2.0, locality="auto")
+    auto = scene.sample(mirror, positive=target, cfg=2.0, region="auto")
     free = scene.sample(mirror, positive=target, cfg=2.0)
-    none = scene.sample(mirror, cfg=2.0, locality="auto")
+    none = scene.sample(mirror, cfg=2.0, region="auto")
     run = run_graph(scene)
     region = run.outputs[auto.id][3][:, None]
     recorded = run.outputs[mirror.id][2].latents[-1]

@@ -1,9 +1,9 @@
 """The region that an edit acts on, found from predictions."""
 import torch
 
-from mirror_ops.regions.edit_mask import FIRST_RAMP, edited_region, probes, walked_region
 from mirror_ops.regions.finders import otsu, otsu_region
 from mirror_ops.regions.found import LATENT_RAMP
+from mirror_ops.regions.predicted import FIRST_RAMP, edited_region, probes, walked_region
 
 
 def test_otsu_finds_the_valley_between_two_hills_for_each_row():
