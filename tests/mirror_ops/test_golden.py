@@ -79,16 +79,16 @@ def edit_friendly():
 
 
 def shared():
-    def branch(text, **how):
-        return lambda x, sigma, i: network(x, sigma, text, **how)
+    def both(x, edited, sigma, i):
+        return network(x, sigma, SOURCE, flow=True), network(edited, sigma, TARGET, flow=True)
 
-    def strong(text):
-        return lambda x, sigma, i: guided(network, CFG)(x, sigma, (text, EMPTY))
+    def both_guided(x, edited, sigma, i):
+        denoise = guided(network, CFG)
+        return denoise(x, sigma, (SOURCE, EMPTY)), denoise(edited, sigma, (TARGET, EMPTY))
 
-    yield "flow", shared_noise(branch(SOURCE, flow=True), branch(TARGET, flow=True), PICTURE, FLOW,
-                               picture_generators(11, range(2)), flow=True, draws=2)
-    yield "jump", shared_noise(strong(SOURCE), strong(TARGET), PICTURE, SIGMAS, picture_generators(11, range(2)),
-                               jump=True, antithetic=False)
+    yield "flow", shared_noise(both, PICTURE, FLOW, picture_generators(11, range(2)), flow=True, draws=2)
+    yield "jump", shared_noise(both_guided, PICTURE, SIGMAS, picture_generators(11, range(2)), jump=True,
+                               antithetic=False)
 
 
 def proximal_guidance():
@@ -112,9 +112,12 @@ def proximal_guidance():
 def masks():
     levels = torch.linspace(8, 0, 26, dtype=torch.float64)
     latents = PICTURE + levels.reshape(-1, 1, 1, 1, 1) * golden.drawn(30, *PICTURE.shape)
-    before, after = (lambda x, sigma, i, text=text: network(x, sigma, text) for text in (SOURCE, TARGET))
-    moved = 0.2 * (after(PICTURE, SIGMAS[3], 0) - before(PICTURE, SIGMAS[3], 0))
-    first = edited_region(before, after, levels, latents)
+    def look(x, sigma, i):
+        return network(x, sigma, SOURCE), network(x, sigma, TARGET)
+
+    before, after = look(PICTURE, SIGMAS[3], 0)
+    moved = 0.2 * (after - before)
+    first = edited_region(look, levels, latents)
     yield "first", first[:, 0]
     yield "edit", latent_region(moved, PICTURE)[:, 0]
     yield "pictures", picture_region(*golden.photos())[:, 0]
