@@ -6,6 +6,7 @@ gets a `Walk`: the loaded model as a denoiser, with and without gradients.
 """
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import cached_property, partial
 from typing import NamedTuple, TypeVar
 
@@ -67,9 +68,10 @@ class Walk:
 
     def __init__(
         self, guider: comfy.samplers.CFGGuider, sigmas: Tensor, model_options: dict, progress: Progress,
-        checkpoint: bool,
+        with_gradients: bool = False, checkpoint: bool = False,
     ):
         self.guider, self.sigmas, self.model_options, self.progress = guider, sigmas, model_options, progress
+        self.with_gradients = with_gradients  # whether any pass may be differentiated through
         self.checkpoint = checkpoint  # whether passes with gradients recompute their activations
         self.device = guider.model_patcher.load_device
         self.half = guider.inner_model.get_dtype_inference() == torch.float16
@@ -128,10 +130,13 @@ class Walk:
     def _guided(
         self, x: Tensor, sigma: Tensor, positive: Entries, negative: Entries | None, cfg: float, options: dict
     ) -> Tensor:
-        """The guider's answer."""
+        """The guider's answer, by the quicker kind of tensors where no gradient is taken during the whole walk."""
         self.guider.conds = {**self.guider.conds, "positive": positive, "negative": negative}
         self.guider.cfg = cfg
-        return self.guider(x, sigma.to(x.dtype).expand(len(x)), model_options=options, seed=0)
+        slower = self.with_gradients or torch.is_grad_enabled()
+        with nullcontext() if slower else torch.inference_mode():
+            denoised = self.guider(x, sigma.to(x.dtype).expand(len(x)), model_options=options, seed=0)
+        return denoised.clone() if denoised.is_inference() else denoised
 
     def _guided_with_gradient(
         self, x: Tensor, sigma: Tensor, positive: Entries, negative: Entries | None, cfg: float, options: dict
@@ -172,14 +177,12 @@ class Walk:
             return found[:own]
 
         edited = self.asked(edit, sigma, together)
-        kept = seen[0] if source.cfg == 1 else seen[1] + source.cfg * (seen[0] - seen[1])
+        kept = seen[0].clone() if source.cfg == 1 else seen[1] + source.cfg * (seen[0] - seen[1])
         return kept, edited
 
     def asked(self, one: Asked, sigma: Tensor, together: Evaluate | None = None) -> Tensor:
         """`denoise` for what is asked."""
-        return self.denoise(
-            one.x, sigma, one.positive, one.negative, one.cfg, branch=one.branch, together=together
-        )
+        return self.denoise(one.x, sigma, *one[1:4], branch=one.branch, together=together)
 
     @cached_property
     def is_plain(self) -> bool:
@@ -245,7 +248,7 @@ def run(
     passed = _passed(patcher, prompts, sigmas, by_step, pooled_by_step or {})
 
     def walked(guider: comfy.samplers.CFGGuider, sigmas: Tensor, model_options: dict) -> Result:
-        walk = Walk(guider, sigmas, model_options, Progress(patcher, evaluations), checkpoint)
+        walk = Walk(guider, sigmas, model_options, Progress(patcher, evaluations), with_gradients, checkpoint)
         family = type(patcher.model).__name__
         walk.prompts = {
             name: Prompt(name, given, passed[name], guider.conds[name], family) for name, given in prompts.items()
