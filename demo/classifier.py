@@ -27,7 +27,7 @@ class Classifier(nn.Module):
         self.heads = nn.ModuleDict({k: nn.Linear(features, len(v)) for k, v in ATTRIBUTES.items()})
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
-        x = F.interpolate(x, size=(SIZE, SIZE), mode="area") if x.shape[-1] != SIZE else x
+        x = F.interpolate(x, size=(SIZE, SIZE), mode="area") if x.shape[-2:] != (SIZE, SIZE) else x
         h = self.body(x).flatten(1)                     # [B, C * 4 * 4]
         return {k: head(h) for k, head in self.heads.items()}
 

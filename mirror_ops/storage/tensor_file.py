@@ -94,5 +94,5 @@ class FileKind:
 
 
 def _reason(error: Exception) -> str:
-    """The error in a few words."""
-    return "its header is nested too deeply" if isinstance(error, RecursionError) else f"{error}"[:200]
+    """The error in a few words; not in those of the reader of headers, who speaks of bytes and fields."""
+    return f"{error}"[:200] if isinstance(error, OSError) else "its header can't be read"

@@ -113,6 +113,7 @@ class MirrorLatentGuidance(io.ComfyNode):
         samples = torch.zeros_like(latent["samples"], dtype=torch.float32)
         samples = empty_latent(model, samples)
         families.check_supported(model, samples)
+        differentiable_clip.check_decodes(vae, samples.shape[1])
         sigmas = families.noise_levels(model, scheduler, steps)
         families.check_levels(model, sigmas)
         prompts = prompts_at(cfg, positive, negative, len(samples))

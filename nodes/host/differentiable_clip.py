@@ -34,6 +34,15 @@ class NormsOnCopies(NormalTensors):
         return super().__torch_function__(func, types, args, kwargs)
 
 
+def check_decodes(vae, channels: int) -> None:
+    """Raises ValueError for a VAE that decodes latents of another number of channels than the model's."""
+    if vae.latent_channels != channels:
+        raise ValueError(
+            f"This model's latents have {channels} channels, and the VAE decodes those of {vae.latent_channels}. "
+            "Connect the VAE of the model's own checkpoint."
+        )
+
+
 def picture_decoder(vae) -> Callable[[Tensor], Tensor]:
     """LATENT samples [B, C, h, w] to pictures [B, 3, H, W] in [0, 1]; keeps only its input for the backward pass.
 

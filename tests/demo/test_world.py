@@ -146,6 +146,12 @@ def test_the_model_draws_what_a_caption_says(run_graph, host):
     assert right >= 33                                # of 36; by chance about 12
 
 
+def test_a_picture_of_any_shape_can_be_read(host):
+    reader = host.pack_module("demo.classifier")
+    for height, width in ((8, reader.SIZE), (reader.SIZE, 8), (3, 5)):
+        assert len(reader.attributes(reader.load(), torch.zeros(2, height, width, 3))) == 2
+
+
 SCENE = {"class_type": "MirrorDemoScene", "inputs": {
     **dict.fromkeys(ATTRIBUTES, "from the seed"), "seed": HELD_OUT, "species": "fox", "edit": "species",
     "edit.to": "dog"}}

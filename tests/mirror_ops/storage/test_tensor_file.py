@@ -60,6 +60,13 @@ def with_facts(change):
     return damage
 
 
+def without_dtype(path):
+    """The header no longer says of what kind a tensor's numbers are."""
+    header, data = parts(path)
+    del header[max(header)]["dtype"]
+    write(path, header, data)
+
+
 def with_tensors(change):
     def damage(path):
         header, _ = parts(path)
@@ -82,6 +89,7 @@ DAMAGE = {
     "cut short": lambda path: path.write_bytes(path.read_bytes()[:-50]),
     "text": lambda path: path.write_text("hello"),
     "empty": lambda path: path.write_bytes(b""),
+    "a tensor of no type": without_dtype,
     "no facts": with_facts(lambda facts: {k: v for k, v in facts.items() if k != "meta"}),
     "no version": with_facts(lambda facts: {k: v for k, v in facts.items() if k != "version"}),
     "a version that is no number": with_facts(lambda facts: {**facts, "version": "one"}),
@@ -108,6 +116,7 @@ def test_damaged_files_are_refused_in_a_sentence_that_names_them(tmp_path, kind,
     with pytest.raises(ValueError, match=r"^walk\.1\.safetensors ") as caught:
         read(path)
     assert type(caught.value) is ValueError and len(str(caught.value)) < 400
+    assert "dtype" not in str(caught.value), "in the reader's words, not the user's"
 
 
 @EVERY_KIND

@@ -95,6 +95,13 @@ def test_other_families(run_graph, family, make, channels):
     assert (samples(run, found) - samples(run, found, 1)).norm() > 0
 
 
+def test_the_vae_of_another_family_is_refused(run_graph):
+    scene = Guided(flow, 16)
+    scene.guide(scene.text_energy())
+    with pytest.raises(GraphFailed, match="latents have 16 channels, and the VAE decodes those of 4"):
+        run_graph(scene)
+
+
 def wide_vae(channels):
     import comfy.sd
     from comfy.taesd.taesd import TAESD
