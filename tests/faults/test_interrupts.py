@@ -2,6 +2,7 @@
 gives the same picture, bit for bit."""
 
 import random
+from collections import Counter
 
 import pytest
 import torch
@@ -236,8 +237,16 @@ def stop(host, trap, name: str, worn: str, at: int, kind: str) -> None:
         assert kind == "exception"
 
 
+@pytest.fixture(scope="module")
+def stops(figures):
+    """How often a node was stopped in which way."""
+    found = Counter()
+    yield found
+    figures(f"stopped at random in {len(LONG)} long nodes x {WORN}, nothing left: {dict(found)}")
+
+
 @pytest.mark.parametrize("part", range(PARTS))
-def test_what_is_stopped_leaves_nothing_behind(host, trap, before, figures, part):
+def test_what_is_stopped_leaves_nothing_behind(host, trap, before, stops, part):
     picture, state, passes = before
     dice = random.Random(f"{SEED} {part}")
     for _ in range(ROUNDS // PARTS):
@@ -247,5 +256,5 @@ def test_what_is_stopped_leaves_nothing_behind(host, trap, before, figures, part
         left = {key: value for key, value in trap.state().items() if value != state[key]}
         assert not left, f"{kind} at pass {at} of {name} with {worn} leaves {str(left)[:500]}"
         assert torch.equal(stock(host, trap), picture), f"{kind} at pass {at} of {name} with {worn}"
+        stops[kind] += 1
     assert not orphans()
-    figures(f"stopped at random in {len(LONG)} long nodes x {WORN}: {ROUNDS // PARTS} times, nothing left")
