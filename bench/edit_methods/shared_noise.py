@@ -62,6 +62,7 @@ METHODS = {
     "ours": Method(edit_picture, {}, ({"settings": "faithful"}, {"settings": "bold"}, {"region": "everywhere"}),
                    "Edit Picture and Paste Edit onto Original, as they come"),
     "ours-50": Method(edit_picture, {"steps": STEPS}, about="the same in 50 steps"),
+    "ours-20": Method(edit_picture, {"steps": 20}, about="the same in 20 steps"),
     "ours-faithful": Method(edit_picture, {"settings": "faithful"}, about="the same, the preset `faithful`"),
     "ours-bold": Method(edit_picture, {"settings": "bold"}, about="the preset `bold`"),
     "ours-decoded": Method(edit_picture, {"paste": False}, about="without the original's pixels put back"),
