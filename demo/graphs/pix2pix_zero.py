@@ -8,7 +8,6 @@ from .parts import (
     EDIT,
     FOX,
     PICTURE,
-    SEED,
     Graph,
     compared,
     decoded,
@@ -66,11 +65,11 @@ def pix2pix_zero_synthetic() -> Sheet:
     before, empty = words(g, clip, ("the picture", FOX), ("nothing", ""))
     direction = change(g, clip)
     g.group = PICTURE
-    mirror = g.add("MirrorFromSeed", model=model, positive=before, latent=[latent, 0], seed=SEED, steps=50,
+    mirror = g.add("MirrorFromSeed", model=model, positive=before, latent=[latent, 0], seed=11, steps=50,
                    scheduler="ddim_uniform", cfg=5.0, negative=empty)
     sampled = decoded(g, [mirror, 0], vae)
     g.group = EDIT
-    picture = edited(g, model, vae, [mirror, 1], before, direction, .15, negative=empty)
+    picture = edited(g, model, vae, [mirror, 1], before, direction, .1, negative=empty)
     compared(g, sampled, picture, labels="before, edit")
     return g.sheet(SYNTHETIC_NOTE)
 
