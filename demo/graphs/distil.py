@@ -4,7 +4,7 @@ from __future__ import annotations
 from harness.editor import Sheet
 
 from .edit import SETTINGS
-from .parts import EXAMPLE, PICTURE, WORDS, Graph, compared, decoded, saved, start, template, words
+from .parts import COMPARE, EXAMPLE, PICTURE, WORDS, Graph, compared, decoded, saved, start, template, words
 
 PAIRS, TRAIN, USE = "1 pairs", "2 train", "3 use"
 VAE_KEEPS = 22.0        # dB outside the region: what training wants there is the picture itself, whatever the VAE did
@@ -61,4 +61,5 @@ def distilled() -> Sheet:
     made = g.add("MirrorApplyEdit", edit=[network, 0], image=[loaded, 0], strength=1.0, paste=True, widen=3, soften=2)
     saved(g, [made, 0])
     compared(g, [loaded, 0], [made, 0], labels="before, edit")
+    g.groups["3 compare"] = g.groups.pop(COMPARE)
     return g.sheet(USE_NOTE, notes_in=PICTURE)
