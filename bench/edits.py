@@ -252,7 +252,7 @@ def tune(args, book: Book) -> None:
     best = json.loads(TUNED.read_text()) if TUNED.exists() else {}
     chosen = [name for name in args.methods or METHODS if METHODS[name].tries]
     entries = {name: [(f"{name} {json.dumps(settings)}", METHODS[name], settings)
-                      for settings in (METHODS[name].published, *METHODS[name].tries)] for name in chosen}
+                      for settings in settings_of(METHODS[name])] for name in chosen}
     for name in chosen:
         records = measure_all(args, book, entries[name], args.tasks, held_out=False)
         figures = {row["method"]: row for row in averages(summary(records))}
@@ -263,6 +263,11 @@ def tune(args, book: Book) -> None:
                       **{k: round(row[k], 3) for k in ("success", "kept", "inside_psnr", "outside_psnr", "leak")}}
         TUNED.write_text(json.dumps(best, indent=1) + "\n")
     print(f"wrote {TUNED}")
+
+
+def settings_of(method) -> list[dict]:
+    """The published setting, and it with each try's changes."""
+    return [{**method.published, **changes} for changes in ({}, *method.tries)]
 
 
 def worth(row: dict) -> tuple[float, float]:
