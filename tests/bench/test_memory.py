@@ -35,7 +35,7 @@ def test_views_count_once_and_checkpointing_saves_memory_in_a_small_network(memo
         y = x.view(2, -1)[0]
         y += 1
         assert account.now == MB
-    network = tiny.unet().model.diffusion_model
+    network = tiny.deep().model.diffusion_model
     peaks = [memory.peak_of(host, network, torch.zeros(1, 4, 32, 32), torch.zeros(1, 77, tiny.WIDTH), on)
              for on in (True, False)]
     assert peaks[0] < 0.7 * peaks[1]
