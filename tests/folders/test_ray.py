@@ -1,6 +1,7 @@
 """The same job over Ray: equal bits, whatever becomes of a worker."""
 import csv
 import importlib.util
+import json
 import os
 import signal
 import subprocess
@@ -46,7 +47,9 @@ def test_a_cluster_makes_what_one_process_makes_though_a_worker_is_killed(host, 
     assert len(made(tmp_path / "serial")) == 20 and made(tmp_path / "ray") == made(tmp_path / "serial")
     assert [row["name"] for row in csv.DictReader(open(tmp_path / "ray" / "failed.csv"))] == ["cut.png"]
     rows = [row for file in (tmp_path / "ray").glob(".translate/*/*.jsonl") for row in file.read_text().splitlines()]
-    assert len(rows) == 21 and len(list((tmp_path / "ray").glob(".translate/*/*.jsonl"))) > 1
+    assert len(list((tmp_path / "ray").glob(".translate/*/*.jsonl"))) > 1
+    assert len({json.loads(row)["name"] for row in rows}) == 21
+    assert len(rows) <= 22      # a worker that dies between writing its row and telling Ray leaves a picture to be found
 
 
 @pytest.mark.slow
