@@ -49,7 +49,7 @@ def test_a_cluster_makes_what_one_process_makes_though_a_worker_is_killed(host, 
     rows = [row for file in (tmp_path / "ray").glob(".translate/*/*.jsonl") for row in file.read_text().splitlines()]
     assert len(list((tmp_path / "ray").glob(".translate/*/*.jsonl"))) > 1
     assert len({json.loads(row)["name"] for row in rows}) == 21
-    assert len(rows) <= 22      # a worker that dies between writing its row and telling Ray leaves a picture to be found
+    assert len(rows) <= 22      # a worker that dies before it tells Ray of a row leaves its picture to be found
 
 
 @pytest.mark.slow
