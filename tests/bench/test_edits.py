@@ -66,7 +66,7 @@ def test_every_method_is_tuned_with_the_same_budget(host):
     untuned = (
         "floor", "ceiling", "ddim-cfg1", "pix2pix-zero-A", "pix2pix-zero-B", "pix2pix-zero-C", "pix2pix-zero-D",
         "pix2pix-zero-code", *(name for name in METHODS if name.startswith(("ours-", "ours+", "mirror-")) and not
-                               name.startswith(("mirror-paper", "mirror-caption"))))
+                               name.startswith(("mirror-paper", "mirror-caption", "ours+guidance"))))
     own = {"first_step", "strength", "cfg", "settings", "region", "steps"}
     for name, method in METHODS.items():
         if name in untuned:
