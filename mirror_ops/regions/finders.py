@@ -23,15 +23,27 @@ def change(difference: Tensor, compared: Tensor) -> Tensor:
     return difference.square().mean(dim=(1, 2))[:, None].sqrt() + digits.reshape(-1, 1, 1, 1)
 
 
-def otsu_region(change: Tensor, ramp: tuple[float, float] = HARD, spread: float = SPREAD) -> Tensor:
-    """A ramp across Otsu's threshold of the change's logarithm, from ramp[0] to ramp[1] in parts of the distance
-    between the two hills. All 0 where there is one hill only: nothing has changed more than the rest."""
-    level = change.log()
+def otsu_region(
+    change: Tensor, ramp: tuple[float, float] = HARD, spread: float = SPREAD, power: float = 0.0
+) -> Tensor:
+    """A ramp across Otsu's threshold of the change, from ramp[0] to ramp[1] in parts of the distance between the two
+    hills. All 0 where there is one hill only: nothing has changed more than the rest.
+
+    `power` is that of the scale (`box_cox`): 0 finds all that changed, 1 only what changed most.
+    """
+    level = box_cox(change, power)
     around = avg_pool2d(pad(level, (1, 1, 1, 1), mode="replicate"), kernel_size=3, stride=1)
     level = level + spread * (around - level)
     threshold, distance = (v.reshape(-1, 1, 1, 1) for v in otsu(level.flatten(1)))
     region = (((level - threshold) / distance.clamp(min=LEVEL) - ramp[0]) / (ramp[1] - ramp[0])).clamp(0, 1)
     return torch.where(distance > LEVEL, region, torch.zeros_like(region))
+
+
+def box_cox(change: Tensor, power: float) -> Tensor:
+    """(c^power - 1) / power of the change over its mean, the logarithm for 0 (Box & Cox 1964): a difference of 0.01 is
+    1 % of change near the mean, whatever the power."""
+    relative = change / change.mean(dim=(2, 3), keepdim=True).clamp(min=torch.finfo(change.dtype).tiny)
+    return relative.log() if power == 0 else (relative**power - 1) / power
 
 
 def min_max_region(change: Tensor) -> Tensor:

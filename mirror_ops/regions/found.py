@@ -21,7 +21,8 @@ UNSEEN = 1e-3  # of the largest value of a latent: less is not seen once it is d
 VISIBLE = 1e-3  # of a picture's range: less is not seen, nor told from rounding to 8 bits
 NOTHING = 2 / 255  # where no pixel changed by more, there is no edit
 AROUND = 2  # pixels: a change is read off the 5 x 5 around each
-WIDEN, SOFTEN = 3, 2  # pixels
+WIDEN, SOFTEN = 2, 2  # pixels
+POWER = 0.5  # of the scale on which pixels part: of several edits the weak ones count, the autoencoder's error does not
 CELL = 64  # pixels: of the coarsest autoencoder, and so the most that its crop takes
 
 
@@ -56,7 +57,7 @@ def picture_region(one: Tensor, other: Tensor, widen: int = WIDEN, soften: int =
 
 
 RULES = {  # of how a change [B, 1, H, W] becomes a region, given the magnitude of what is kept
-    "otsu": lambda change, kept: otsu_region(change, spread=0.0),
+    "otsu": lambda change, kept: otsu_region(change, spread=0.0, power=POWER),
     "min-max": lambda change, kept: min_max_region(change),
     "quantile sigmoid": lambda change, kept: quantile_sigmoid_region(change),
     "similarity": similarity_region,

@@ -300,7 +300,7 @@ def masks() -> dict[str, Tensor]:
         change = (moved[b] ** 2).mean(dim=0).sqrt() + 1e-5 * PICTURE[b].abs().mean()
         edit.append(otsu_ramp(smoothed(change.log()), -0.1, 0.2))
         change = box(((one[b] - other[b]) ** 2).mean(dim=0).sqrt(), 2) + 1e-3
-        soft.append(box(widened(otsu_ramp(change.log(), 0, 1e-6), 3), 2))
+        soft.append(box(widened(otsu_ramp(change.sqrt(), 0, 1e-6), 2), 2))
     turns = torch.tensor([0.7 * 20, 0.8 * 20], dtype=torch.float64)     # of a walk of 20: another rule from here on
     return {"mask.first": torch.stack(first), "mask.edit": torch.stack(edit), "mask.pictures": torch.stack(soft),
             "mask.turns": turns}

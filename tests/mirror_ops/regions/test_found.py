@@ -33,10 +33,21 @@ def overlap(region, truth):
 def test_the_region_of_two_pictures_is_found_whatever_its_strength(strength):
     before = scene()
     after, truth = edited(before, strength)
-    assert overlap(picture_region(before, after, widen=0, soften=0), grown(truth, 2)) > .8
+    assert overlap(picture_region(before, after, widen=0, soften=0), grown(truth, 1)) > .85
     wide = picture_region(before, after)
     assert wide[truth > 0].min() == 1 and 0 < wide.mean() < .5
     assert ((wide > .1) & (wide < .9)).any()
+
+
+def test_of_two_edits_the_weak_one_counts_and_the_decoder_around_them_does_not():
+    before = scene(64, 64)
+    strong, weak, beside = torch.zeros(3, 1, 1, 64, 64)
+    strong[..., 8:24, 8:24], weak[..., 40:56, 8:24], beside[..., 8:56, 30:60] = 1, 1, 1
+    noise = torch.randn(before.shape, generator=torch.Generator().manual_seed(3))
+    after = before + .5 * strong + .2 * weak + (.002 + .02 * beside) * noise
+    region = picture_region(before, after, widen=0, soften=0)
+    assert region[strong > 0].mean() > .95 and region[weak > 0].mean() > .9
+    assert region[beside > 0].mean() < .05
 
 
 def test_what_nobody_sees_is_no_region():
