@@ -3,7 +3,8 @@
 Pictures of the embedded world. `overhead` is the time that the command takes beside the graph, in parts of the graph's
 (a real edit). `speedup_2` is the pictures a second of two Ray workers over those of one, from when both run until the
 first has nothing left: boots are left out. `machine_allows` is the same of two serial commands that know nothing of
-each other. Beside them stands processor time, which others on the machine disturb less. `lost`, `doubled`, `differing`,
+each other. All three take turns, and the figures are medians over the rounds of what each round gives, because
+machines get slower and quicker. `ray_cores` is how much of a core Ray's own processes take meanwhile. `lost`, `doubled`, `differing`,
 `unlisted` count pictures of a job on two Ray nodes of which workers, a node and the driver are killed
 (bench/folders_faults.py), against a serial run. `scale` simulates the scheduler of a large cluster with times measured
 here (bench/folders_scale.py).
@@ -12,10 +13,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -40,6 +43,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--pictures", type=int, default=2000, help="of the tiny graph")
     parser.add_argument("--edits", type=int, default=200, help="pictures that are really edited")
     parser.add_argument("--steps", type=int, default=25, help="of an edit")
+    parser.add_argument("--rounds", type=int, default=3, help="in which one worker and two take turns at the edits")
     parser.add_argument("--faulty", type=int, default=500, help="pictures of the job with faults")
     parser.add_argument("--only", choices=("cost", "speedup", "faults", "scale"), help="one part alone")
     parser.add_argument("--json", type=Path)
@@ -54,11 +58,11 @@ def main(argv: list[str]) -> int:
             show([figures], f"{args.faulty} pictures, every {BROKEN}th broken, under faults")
             show(counted["rows"])
         if args.only in (None, "speedup"):
-            rows["speedup"] = [speed(folder / "speedup", args.edits, args.steps, *kind)
-                               for kind in ((1, True), (2, True), (2, False))]
-            show(rows["speedup"], f"{args.edits} edits of {args.steps} steps")
-            one, two, apart = (row["pictures/s"] for row in rows["speedup"])
-            figures |= {"speedup_2": two / one, "machine_allows": apart / one}
+            rounds = [[speed(folder / f"speedup{turn}", args.edits // args.rounds, args.steps, *kind)
+                       for kind in ((1, True), (2, True), (2, False))] for turn in range(args.rounds)]
+            rows["speedup"] = [row for turn in rounds for row in turn]
+            show(rows["speedup"], f"{args.rounds} rounds of {args.edits // args.rounds} edits of {args.steps} steps")
+            figures |= speedups(rounds)
         if args.only in (None, "cost"):
             rows["cost"] = costs(folder / "cost", args)
             show(rows["cost"], "one process, in order")
@@ -142,24 +146,54 @@ def speed(folder: Path, count: int, steps: int, workers: int, ray: bool = True) 
         draw(place / f"in{part}", count // parts)
     (place / "edit.json").write_text(json.dumps(edit(steps)))
     options = ["--ray", "--workers", str(workers)] if ray else []
-    before = psutil.cpu_times()
     command = [sys.executable, ROOT / "run.py", "translate"]
     running = [subprocess.Popen([*command, place / f"in{part}", place / f"out{part}", "--workflow", place / "edit.json",
                                  "--cpu", *options]) for part in range(parts)]
-    if any([process.wait() for process in running]):
+    seen = watched(running)
+    if any(process.returncode for process in running):
         sys.exit("A folder job failed; it says above why.")
-    after = psutil.cpu_times()
     each = [rows for ledger in place.glob("out*/.translate/*/") for rows in by_worker(Ledger(ledger))]
     start = max(rows[0]["at"] - rows[0]["seconds"] for rows in each)
     end = min(rows[-1]["at"] for rows in each)
     done = [row for rows in each for row in rows if row["at"] - row["seconds"] >= start and row["at"] <= end]
-    cpu = sum(row["cpu_seconds"] for row in done) / len(done)
-    share = sum(row["seconds"] for row in done) / (len(each) * (end - start))
-    used = (after.user + after.nice) - (before.user + before.nice)
     return {"workers": f"{workers} over Ray" if ray else f"{workers} apart", "pictures": len(done),
-            "pictures/s": len(done) / (end - start),
-            "CPU s a picture": cpu, "busy": share, "pictures/CPU s, all workers": len(each) * share / cpu,
-            "CPU of others": 1 - sum(row["cpu_seconds"] for rows in each for row in rows) / used}
+            "pictures/s": len(done) / (end - start), "CPU s a picture": sum(row["cpu_seconds"] for row in done) / len(done),
+            "cores of Ray": cores(seen, start, end) if ray else 0.}
+
+
+def speedups(rounds: list[list[dict]]) -> dict[str, float]:
+    """The medians over rounds of (one worker over Ray, two over Ray, two apart)."""
+    rates = [[row["pictures/s"] for row in turn] for turn in rounds]
+    return {"speedup_2": statistics.median(two / one for one, two, _ in rates),
+            "machine_allows": statistics.median(apart / one for one, _, apart in rates),
+            "ray_cores": statistics.median(two["cores of Ray"] for _, two, _ in rounds)}
+
+
+def watched(running: list[subprocess.Popen]) -> list[tuple[float, dict[int, float]]]:
+    """[(time, {process: CPU seconds})] of the commands and all that they started, but Ray's workers, until all end."""
+    seen = []
+    while any(process.poll() is None for process in running):
+        used = {}
+        for process in [child for one in running for child in family(one.pid)]:
+            with suppress(psutil.Error):
+                if "MapWorker" not in "".join(process.cmdline()):
+                    used[process.pid] = sum(process.cpu_times()[:2])
+        seen.append((time.time(), used))
+        time.sleep(1)
+    return seen
+
+
+def family(pid: int) -> list[psutil.Process]:
+    with suppress(psutil.Error):
+        return [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+    return []
+
+
+def cores(seen: list[tuple[float, dict[int, float]]], start: float, end: float) -> float:
+    """CPU seconds a second that were used between two times."""
+    inside = [(at, used) for at, used in seen if start <= at <= end]
+    (first, before), (last, after) = inside[0], inside[-1]
+    return sum(after[pid] - before.get(pid, 0.) for pid in after) / (last - first)
 
 
 def by_worker(ledger: Ledger) -> list[list[dict]]:
