@@ -55,6 +55,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--pictures", type=int, default=400, help="pictures to edit (default 400)")
     parser.add_argument("--steps", type=int, default=3000, help="of training (default 3000)")
     parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--width", type=int, default=8, help="of the network at full size, in channels (default 8)")
     parser.add_argument("--loss", choices=LOSSES, default="adversarial")
     parser.add_argument("--exact", action="store_true", help="learn from the renderer's exact answers: the bound")
     parser.add_argument("--folder", type=Path, default=cache_root() / "distil", help="for pictures and unfinished work")
@@ -146,10 +147,11 @@ def kept_pairs(pictures: Path, edits: Path, seeds: range, target: str) -> tuple[
 
 def trained(args, pairs: list, folder: Path) -> tuple:
     """(network, minutes of processor time): resumable; a line of progress and a sheet of pictures on the way."""
+    from mirror_ops.distillation.network import Shape
     from mirror_ops.distillation.training import Plan, State, train
-    plan = Plan(steps=args.steps, batch=args.batch, adversarial=LOSSES[args.loss])
+    plan = Plan(steps=args.steps, batch=args.batch, adversarial=LOSSES[args.loss], shape=Shape(args.width))
     kind = "exact" if args.exact else "taught"
-    unfinished = folder / f"training-{kind}-{args.loss}-{len(pairs)}.pt"
+    unfinished = folder / f"training-{kind}-{args.loss}-{len(pairs)}-{args.width}.pt"
     folder.mkdir(parents=True, exist_ok=True)
     state = State.load(unfinished, plan) or State(plan)
     begun, first, spent = time.process_time(), state.step, 0.0
@@ -177,6 +179,6 @@ def save(edit, file: Path, args, pairs: int, share: float, minutes: dict) -> Non
     from mirror_ops.distillation import network
     network.save(edit, file, {
         "edit": f"{args.source} to {args.target}", "pairs": pairs, "share_kept": round(share, 3), "steps": args.steps,
-        "batch": args.batch, "loss": args.loss, "exact_pairs": args.exact, "minutes": minutes,
+        "batch": args.batch, "width": args.width, "loss": args.loss, "exact_pairs": args.exact, "minutes": minutes,
         "made_by": "python run.py distil",
     })
