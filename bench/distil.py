@@ -6,7 +6,8 @@ the picture, and against the picture elsewhere; hit: the classifier sees what wa
 finest band inside the region, against the exact answer's. Times are processor time of one thread.
 
 `network, pasted` is what Mirror Apply Edit makes of it. Rows beside the shipped file are trained by --train: the same
-network on the renderer's exact pairs (the bound), and without the adversarial loss.
+network on the renderer's exact pairs (the bound), and without the adversarial loss. --base trains a base on other edits
+at once and then, on exact pairs and in so many steps, the edit alone, from the base, and only a small part of the base.
 """
 from __future__ import annotations
 
@@ -25,6 +26,7 @@ from .table import show, write
 from .world import world
 
 SHIPPED = ("fox", "dog")
+OTHERS, BASE_STEPS = (("cat", "rabbit"), ("rabbit", "bear"), ("bear", "dog"), ("dog", "cat")), 2000
 
 
 def main(argv: list[str]) -> int:
@@ -34,7 +36,8 @@ def main(argv: list[str]) -> int:
     before, answer, region = scenes(distil, seeds)
     teacher, teacher_seconds = taught(distil, before, seeds)
     rows = [row("teacher", teacher, before, answer, region, teacher_seconds)]
-    files = {"network": distil.EDITS / f"{SHIPPED[0]}_to_{SHIPPED[1]}.safetensors", **others(distil, args)}
+    files = {"network": distil.EDITS / f"{SHIPPED[0]}_to_{SHIPPED[1]}.safetensors",
+             **others(distil, args), **of_base(distil, args)}
     for name, file in files.items():
         if file.is_file():
             made, seconds = run_network(file, before)
@@ -56,7 +59,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scenes", type=int, default=32, help="held-out pictures (default 32)")
     parser.add_argument("--train", type=int, metavar="STEPS", help="also train the rows beside the shipped file")
-    parser.add_argument("--folder", type=Path, default=cache_root() / "distil", help="of the rows that --train makes")
+    parser.add_argument("--base", type=int, metavar="STEPS", help="also train a base and from it, in so many steps")
+    parser.add_argument("--folder", type=Path, default=cache_root() / "distil", help="of the rows trained here")
     parser.add_argument("--json", type=Path)
     return parser.parse_args(argv)
 
@@ -113,6 +117,24 @@ def others(distil, args) -> dict[str, Path]:
         if args.train and not files[name].is_file():
             distil.main([*options, "--steps", str(args.train), "--out", str(files[name])])
     return files
+
+
+def of_base(distil, args) -> dict[str, Path]:
+    """{row: file} of the base, and of the edit in few steps without and with it; --base makes them."""
+    base = args.folder / "bench base.safetensors"
+    kinds = {f"alone, {args.base} steps": (), f"from the base, {args.base} steps": ("--base", str(base)),
+             f"a part of the base, {args.base} steps": ("--base", str(base), "--part")}
+    files = {name: args.folder / f"bench base {args.base} {k}.safetensors" for k, name in enumerate(kinds)}
+    if not args.base:
+        return {}
+    if not base.is_file():
+        sources, targets = zip(*OTHERS, strict=True)
+        distil.main(["--exact", "--loss", "pixels", "--steps", str(BASE_STEPS), "--source", *sources, "--target",
+                     *targets, "--out", str(base)])
+    for name, options in kinds.items():
+        if not files[name].is_file():
+            distil.main(["--exact", "--loss", "pixels", "--steps", str(args.base), "--out", str(files[name]), *options])
+    return {"the base itself": base, **files}
 
 
 def row(name: str, made: Tensor, before: Tensor, answer: Tensor, region: Tensor, seconds: float) -> dict:

@@ -4,10 +4,10 @@ Pictures of the embedded world. `overhead` is the time that the command takes be
 (a real edit). `speedup_2` is the pictures a second of two Ray workers over those of one, from when both run until the
 first has nothing left: boots are left out. `machine_allows` is the same of two serial commands that know nothing of
 each other. All three take turns, and the figures are medians over the rounds of what each round gives, because
-machines get slower and quicker. `ray_cores` is how much of a core Ray's own processes take meanwhile. `lost`, `doubled`, `differing`,
-`unlisted` count pictures of a job on two Ray nodes of which workers, a node and the driver are killed
-(bench/folders_faults.py), against a serial run. `scale` simulates the scheduler of a large cluster with times measured
-here (bench/folders_scale.py).
+machines get slower and quicker. `ray_cores` is how much of a core Ray's own processes take meanwhile. `lost`,
+`doubled`, `differing`, `unlisted` count pictures of a job on two Ray nodes of which workers, a node and the driver are
+killed (bench/folders_faults.py), against a serial run. `scale` simulates the scheduler of a large cluster with times
+measured here (bench/folders_scale.py).
 """
 from __future__ import annotations
 
@@ -157,7 +157,8 @@ def speed(folder: Path, count: int, steps: int, workers: int, ray: bool = True) 
     end = min(rows[-1]["at"] for rows in each)
     done = [row for rows in each for row in rows if row["at"] - row["seconds"] >= start and row["at"] <= end]
     return {"workers": f"{workers} over Ray" if ray else f"{workers} apart", "pictures": len(done),
-            "pictures/s": len(done) / (end - start), "CPU s a picture": sum(row["cpu_seconds"] for row in done) / len(done),
+            "pictures/s": len(done) / (end - start),
+            "CPU s a picture": statistics.mean(row["cpu_seconds"] for row in done),
             "cores of Ray": cores(seen, start, end) if ray else 0.}
 
 

@@ -31,17 +31,17 @@ LOSSES = {"adversarial": 0.01, "pixels": 0.0}
 
 def main(argv: list[str]) -> int:
     args = parse(argv)
-    folder = args.folder / f"{args.source} to {args.target}"
-    minutes = {}
-    if args.exact:
-        pairs, share = exact_pairs(range(args.pictures), args.source, args.target), 1.0
-    else:
-        pairs, share = taught(args, folder, minutes)
+    edits, minutes = list(zip(args.source, args.target, strict=True)), {}
+    name = " and ".join(f"{source} to {target}" for source, target in edits)
+    folder = args.folder / name
+    made = [taught(args, edit, minutes) if not args.exact else exact_pairs(range(args.pictures), *edit)
+            for edit in edits]
+    pairs, share = [pair for kept in made for pair in kept], sum(map(len, made)) / (args.pictures * len(edits))
     print(f"{len(pairs)} pairs, {share:.0%} of the pictures", flush=True)
     edit, minutes["training"] = trained(args, pairs, folder)
-    file = args.out or EDITS / f"{args.source}_to_{args.target}.safetensors"
+    file = args.out or EDITS / f"{name.replace(' ', '_')}.safetensors"
     file.parent.mkdir(parents=True, exist_ok=True)
-    save(edit, file, args, len(pairs), share, minutes)
+    save(edit, file, args, {"edit": name, "pairs": len(pairs), "share_kept": round(share, 3), "minutes": minutes})
     print(f"wrote {file}: {file.stat().st_size / 1e6:.2f} MB; minutes of processor time: {json.dumps(minutes)}")
     return 0
 
@@ -50,17 +50,24 @@ def parse(argv: list[str]) -> argparse.Namespace:
     from harness.environment import cache_root
     parser = argparse.ArgumentParser(prog="run.py distil", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--source", default="fox", help="species in the pictures (default fox)")
-    parser.add_argument("--target", default="dog", help="species instead (default dog)")
-    parser.add_argument("--pictures", type=int, default=400, help="pictures to edit (default 400)")
+    parser.add_argument("--source", nargs="+", default=["fox"], help="species in the pictures (default fox)")
+    parser.add_argument("--target", nargs="+", default=["dog"], help="species instead, one for each (default dog)")
+    parser.add_argument("--pictures", type=int, default=400, help="pictures of each edit (default 400)")
     parser.add_argument("--steps", type=int, default=3000, help="of training (default 3000)")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--width", type=int, default=8, help="of the network at full size, in channels (default 8)")
     parser.add_argument("--loss", choices=LOSSES, default="adversarial")
+    parser.add_argument("--base", type=Path, metavar="FILE", help="another edit's file, to start from its weights")
+    parser.add_argument("--part", action="store_true", help="change only a small part of the base's weights")
     parser.add_argument("--exact", action="store_true", help="learn from the renderer's exact answers: the bound")
     parser.add_argument("--folder", type=Path, default=cache_root() / "distil", help="for pictures and unfinished work")
     parser.add_argument("--out", type=Path, metavar="FILE", help="default: demo/edits/SOURCE_to_TARGET.safetensors")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if len(args.source) != len(args.target):
+        parser.error(f"{len(args.source)} --source and {len(args.target)} --target: give one for each edit")
+    if args.part and not args.base:
+        parser.error("--part needs a --base")
+    return args
 
 
 def before_and_after(seed: int, source: str, target: str) -> tuple[Scene, Scene]:
@@ -87,14 +94,14 @@ def exact_pairs(seeds: range, source: str, target: str) -> list:
     return made
 
 
-def taught(args, folder: Path, minutes: dict) -> tuple[list, float]:
-    """(pairs by the shipped graph, share of the pictures that the rule keeps)."""
-    pictures, edits = folder / "pictures", folder / "edits"
-    draw(pictures, args.pictures, args.source, args.target)
+def taught(args, edit: tuple[str, str], minutes: dict) -> list:
+    """Pairs by the shipped graph that the rule keeps."""
+    folder = args.folder / "{} to {}".format(*edit)
+    draw(folder / "pictures", args.pictures, *edit)
     started = time.process_time()
-    translate(pictures, edits, args.source, args.target)
-    minutes["pairs"] = round((time.process_time() - started) / 60, 1)
-    return kept_pairs(pictures, edits, range(args.pictures), args.target)
+    translate(folder / "pictures", folder / "edits", *edit)
+    minutes["pairs"] = round(minutes.get("pairs", 0) + (time.process_time() - started) / 60, 1)
+    return kept_pairs(folder / "pictures", folder / "edits", range(args.pictures), edit[1])
 
 
 def draw(folder: Path, count: int, source: str, target: str) -> None:
@@ -129,8 +136,8 @@ def translate(pictures: Path, edits: Path, source: str, target: str) -> None:
         sys.exit(1)
 
 
-def kept_pairs(pictures: Path, edits: Path, seeds: range, target: str) -> tuple[list, float]:
-    """(pairs that the rule keeps, their share): the region is where the graph changed the picture; the score is 1
+def kept_pairs(pictures: Path, edits: Path, seeds: range, target: str) -> list:
+    """The pairs that the rule keeps: the region is where the graph changed the picture; the score is 1
     where the classifier sees what was asked for, and must be."""
     from mirror_ops.distillation.pairs import Pair, Rule, figures_of
     from mirror_ops.regions.found import picture_region
@@ -142,18 +149,21 @@ def kept_pairs(pictures: Path, edits: Path, seeds: range, target: str) -> tuple[
         [seen] = attributes(classifier, other.movedim(1, -1))
         if not rule.why_not(figures_of(one, other, region, float(seen[ATTRIBUTE] == target))):
             made.append(Pair(before, after, (region[0] * 255).round().byte()))
-    return made, len(made) / max(1, len(seeds))
+    return made
 
 
 def trained(args, pairs: list, folder: Path) -> tuple:
     """(network, minutes of processor time): resumable; a line of progress and a sheet of pictures on the way."""
-    from mirror_ops.distillation.network import Shape
+    from mirror_ops.distillation import network
     from mirror_ops.distillation.training import Plan, State, train
-    plan = Plan(steps=args.steps, batch=args.batch, adversarial=LOSSES[args.loss], shape=Shape(args.width))
-    kind = "exact" if args.exact else "taught"
-    unfinished = folder / f"training-{kind}-{args.loss}-{len(pairs)}-{args.width}.pt"
+    base = None if args.base is None else network.load(args.base)
+    shape = network.Shape(args.width) if base is None else network.shape_of(base)
+    plan = Plan(steps=args.steps, batch=args.batch, adversarial=LOSSES[args.loss], shape=shape,
+                base="" if base is None else network.digest(base), part=args.part)
+    kind = "-".join(["exact" if args.exact else "taught", args.loss, *["part"] * args.part, plan.base or "alone"])
+    unfinished = folder / f"training-{kind}-{len(pairs)}-{shape.width}.pt"
     folder.mkdir(parents=True, exist_ok=True)
-    state = State.load(unfinished, plan) or State(plan)
+    state = State.load(unfinished, plan) or State(plan, base=base)
     begun, first, spent = time.process_time(), state.step, 0.0
 
     def on_step(state, losses: dict) -> None:
@@ -175,10 +185,10 @@ def trained(args, pairs: list, folder: Path) -> tuple:
     return state.averaged(), round(spent / 60 * plan.steps / max(1, plan.steps - first), 1)
 
 
-def save(edit, file: Path, args, pairs: int, share: float, minutes: dict) -> None:
+def save(edit, file: Path, args, about: dict) -> None:
     from mirror_ops.distillation import network
     network.save(edit, file, {
-        "edit": f"{args.source} to {args.target}", "pairs": pairs, "share_kept": round(share, 3), "steps": args.steps,
-        "batch": args.batch, "width": args.width, "loss": args.loss, "exact_pairs": args.exact, "minutes": minutes,
-        "made_by": "python run.py distil",
+        **about, "steps": args.steps, "batch": args.batch, "loss": args.loss, "exact_pairs": args.exact,
+        "shape": network.shape_fields(network.shape_of(edit)), "base": str(args.base.name if args.base else ""),
+        "part": args.part, "made_by": "python run.py distil",
     })

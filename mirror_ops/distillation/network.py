@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import asdict, dataclass
+from hashlib import sha256
 from pathlib import Path
 
 import torch
@@ -24,6 +25,8 @@ from spandrel.architectures.NAFNet import NAFNet
 from torch import Tensor
 
 FORMAT = "mirror-distilled-edit"
+# What a small part of the network is: what scales and shifts its channels, and both ends. 1 or 2 % of the weights.
+PART = (".norm", ".beta", ".gamma", ".bias", ".intro.", ".ending.")
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,12 @@ def learnt(network: NAFNet) -> dict[str, Tensor]:
     return {name: weight for name, weight in network.named_parameters() if weight.requires_grad}
 
 
+def learn_part(network: NAFNet) -> None:
+    """Leaves only PART to be changed by training."""
+    for name, weight in network.named_parameters():
+        weight.requires_grad_(weight.requires_grad and any(part in f".{name}" for part in PART))
+
+
 def save(network: NAFNet, path: str | Path, about: dict) -> None:
     """Writes one safetensors file in half precision, with `about` (plain JSON: words, figures, how it was made).
 
@@ -101,6 +110,17 @@ def of_weights(weights: dict[str, Tensor]) -> NAFNet:
     from spandrel import ModelLoader
 
     return ModelLoader(device="cpu").load_from_state_dict(weights).model
+
+
+def shape_of(network: NAFNet) -> Shape:
+    return Shape(network.intro.out_channels, tuple(map(len, network.encoders)), len(network.middle_blks),
+                 tuple(map(len, network.decoders)))
+
+
+def digest(network: NAFNet) -> str:
+    """A name of the weights: the same for equal ones."""
+    weights = sorted(network.state_dict().items())
+    return sha256(b"".join(value.half().cpu().numpy().tobytes() for _, value in weights)).hexdigest()[:12]
 
 
 def shape_fields(shape: Shape) -> dict:

@@ -13,7 +13,7 @@ from math import cos, pi
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .losses import (
     Discriminator,
@@ -23,7 +23,7 @@ from .losses import (
     pixel_loss,
     target,
 )
-from .network import Shape, learnt, make
+from .network import Shape, learn_part, learnt, make
 from .pairs import Pair
 
 WARM_UP, DECAY = 50, 0.999  # steps of rising rate; of the averaged weights that are kept in the end
@@ -31,7 +31,9 @@ WARM_UP, DECAY = 50, 0.999  # steps of rising rate; of the averaged weights that
 
 @dataclass(frozen=True)
 class Plan:
-    """How an edit is trained. `adversarial` is that loss's weight, in the second half; 0 leaves it out."""
+    """How an edit is trained. `adversarial` is that loss's weight, in the second half; 0 leaves it out. `base` names
+    the weights that it starts from, if any, and with `part` only a small part of them is changed (E2GAN's idea, Gong et
+    al. 2024: one base, a hundredth of it for each edit)."""
 
     steps: int = 4000
     batch: int = 8
@@ -41,6 +43,8 @@ class Plan:
     adversarial: float = 0.01
     seed: int = 0
     shape: Shape = field(default_factory=Shape)
+    base: str = ""
+    part: bool = False
 
     def rate_at(self, step: int) -> float:
         return self.rate * min(1.0, (step + 1) / WARM_UP) * (1 + cos(pi * step / self.steps)) / 2
@@ -49,9 +53,14 @@ class Plan:
 class State:
     """A training at a step: the network, its averaged weights, the discriminator, and both optimisers' moments."""
 
-    def __init__(self, plan: Plan, device: torch.device | str = "cpu"):
+    def __init__(self, plan: Plan, device: torch.device | str = "cpu", base: nn.Module | None = None):
+        """`base` is a network of the plan's shape, whose weights are copied."""
         self.plan, self.device, self.step = plan, torch.device(device), 0
         self.network = make(plan.shape, plan.seed).to(self.device)
+        if base is not None:
+            self.network.load_state_dict(base.state_dict())
+        if plan.part:
+            learn_part(self.network)
         self.average = {name: weight.detach().clone() for name, weight in learnt(self.network).items()}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(plan.seed + 1)

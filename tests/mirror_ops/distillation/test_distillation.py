@@ -52,6 +52,27 @@ def test_the_file_is_what_spandrel_reads_and_says_how_it_was_made(tmp_path):
         assert (network.load(path)(x) - wanted).abs().max() < 5e-3 * wanted.abs().max(), "half precision"
 
 
+def test_a_training_from_a_base_begins_where_the_base_is_and_may_change_a_part_only():
+    base, x = stirred(), torch.rand(1, 3, 32, 32)
+    for part in (False, True):
+        plan = Plan(steps=2, batch=2, size=32, shape=network.shape_of(base), base=network.digest(base), part=part)
+        state = State(plan, base=base)
+        with torch.no_grad():
+            assert torch.equal(state.averaged()(x), base(x))
+        train(state, [pair(0)])
+        changed = {name for name, weight in state.averaged().state_dict().items()
+                   if not torch.equal(weight, base.state_dict()[name])}
+        assert {name for name in changed if ".sca." in name} == set()
+        assert ("downs.0.weight" in changed) is not part and "intro.weight" in changed
+    few = sum(weight.numel() for weight in network.learnt(state.network).values())
+    assert few < 0.25 * sum(weight.numel() for weight in base.parameters())
+
+
+def test_the_digest_names_the_weights():
+    assert network.digest(stirred(0)) == network.digest(stirred(0)) != network.digest(stirred(1))
+    assert network.shape_of(stirred()) == SMALL
+
+
 @pytest.mark.parametrize("content", [b"", b"{}", b"\xff" * 200])
 def test_another_file_is_refused_in_a_sentence(tmp_path, content):
     path = tmp_path / "other.safetensors"
@@ -127,7 +148,7 @@ def test_outside_its_region_the_teacher_is_not_followed():
     inside, outside = wanted.clone(), wanted.clone()
     inside[..., 0] += 0.1
     outside[..., 7] += 0.1
-    assert pixel_loss(inside, wanted, region) > 4 * pixel_loss(outside, wanted, region) > 0
+    assert pixel_loss(inside, wanted, region) > 1.5 * pixel_loss(outside, wanted, region) > 0
     assert gradient_loss(wanted + 0.3, wanted) < 1e-6 < gradient_loss(inside, wanted)
 
 
