@@ -41,10 +41,11 @@ def distil_edit() -> Sheet:
     g.add("MirrorSavePair", before=s.picture, after=decoded(g, [edit, 0], s.vae), region=[edit, 1], folder=NAME,
           outside=VAE_KEEPS)
     g.group = TRAIN
-    g.add("MirrorTrainEdit", folder=NAME, name=NAME, steps=3000, batch=8, size=128, loss="pixels, edges, adversarial")
+    g.add("MirrorTrainEdit", folder=NAME, name=NAME, steps=3000, batch=8, size=128, loss="pixels, edges, adversarial",
+          width=8)
     g.group = USE
     loaded = g.add("UpscaleModelLoader", model_name=SHIPPED)
-    made = g.add("MirrorApplyEdit", edit=[loaded, 0], image=s.picture, strength=1.0, paste=True, widen=3, soften=2)
+    made = g.add("MirrorApplyEdit", edit=[loaded, 0], image=s.picture, strength=1.0, paste=True, widen=2, soften=2)
     g.add("MirrorCompare", reference=s.picture, images__image0=[made, 0], images__image1=[s.scene, 2],
           labels="before\ndistilled edit\nexact answer", gain=4.0, tile=384)
     return g.sheet(MAKE_NOTE, notes_in=PAIRS, muted=(TRAIN,))
@@ -58,7 +59,7 @@ def distilled() -> Sheet:
     loaded = g.add("LoadImage", "your picture", image=EXAMPLE)
     network = g.add("UpscaleModelLoader", model_name=SHIPPED)
     g.group = "2 edit"
-    made = g.add("MirrorApplyEdit", edit=[network, 0], image=[loaded, 0], strength=1.0, paste=True, widen=3, soften=2)
+    made = g.add("MirrorApplyEdit", edit=[network, 0], image=[loaded, 0], strength=1.0, paste=True, widen=2, soften=2)
     saved(g, [made, 0])
     compared(g, [loaded, 0], [made, 0], labels="before, edit")
     g.groups["3 compare"] = g.groups.pop(COMPARE)

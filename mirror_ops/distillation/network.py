@@ -22,7 +22,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from spandrel.architectures.NAFNet import NAFNet
-from torch import Tensor
+from torch import Tensor, nn
 
 FORMAT = "mirror-distilled-edit"
 # What a small part of the network is: what scales and shifts its channels, and both ends. 1 or 2 % of the weights.
@@ -110,6 +110,13 @@ def of_weights(weights: dict[str, Tensor]) -> NAFNet:
     from spandrel import ModelLoader
 
     return ModelLoader(device="cpu").load_from_state_dict(weights).model
+
+
+def is_edit(network: nn.Module) -> bool:
+    """Whether a network of spandrel's is one of this pack's: no channel attention, whose map would differ in tiles."""
+    return isinstance(network, NAFNet) and not any(
+        weight.any() for name, weight in network.named_parameters() if ".sca." in name and name.endswith("weight")
+    )
 
 
 def shape_of(network: NAFNet) -> Shape:

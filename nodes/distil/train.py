@@ -51,6 +51,17 @@ class MirrorTrainEdit(io.ComfyNode):
                     tooltip="adversarial: a discriminator asks for pictures as sharp as the pairs' (pix2pix).",
                 ),
                 io.Int.Input(
+                    "width", default=16, min=4, max=64, step=4, optional=True, advanced=True, tooltip=(
+                        "Channels at full size. 8 is quick and enough for drawings; photographs want 16 or more."
+                    ),
+                ),
+                io.UpscaleModel.Input(
+                    "base", optional=True, tooltip=(
+                        "Another distilled edit (Load Upscale Model) to start from, in place of nothing: fewer steps "
+                        "are enough. Its width is taken."
+                    ),
+                ),
+                io.Int.Input(
                     "seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=False, optional=True,
                     tooltip="Of the first weights and the order of the pairs.",
                 ),
@@ -63,21 +74,23 @@ class MirrorTrainEdit(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, folder, name, steps, batch, size, loss, seed=0) -> io.NodeOutput:
+    def execute(cls, folder, name, steps, batch, size, loss, width=16, base=None, seed=0) -> io.NodeOutput:
+        start = None if base is None else edit_of(base)
         place, file, unfinished = (
             training.pairs_folder(folder), training.model_file(name), training.training_file(name)
         )
         learnt_from, held_back = split(read_pairs(place))
         plan = Plan(steps, batch, fitting(size, learnt_from + held_back), adversarial=LOSSES[loss],
-                    seed=seed % (1 << 31))
+                    seed=seed % (1 << 31), shape=network.Shape(width) if start is None else network.shape_of(start),
+                    base="" if start is None else network.digest(start))
         with training.gradients():
-            state = State.load(unfinished, plan, training.device()) or State(plan, training.device())
+            state = State.load(unfinished, plan, training.device()) or State(plan, training.device(), start)
             run(state, learnt_from, held_back, unfinished)
             finished = state.averaged()
         figures = measured(finished, held_back)
         network.save(finished, file, {
             "edit": name, "pairs": len(learnt_from), "steps": steps, "batch": batch, "size": plan.size, "loss": loss,
-            "seed": seed, "shape": network.shape_fields(plan.shape), "held_back": figures,
+            "seed": seed, "shape": network.shape_fields(plan.shape), "base": plan.base, "held_back": figures,
         })
         unfinished.unlink(missing_ok=True)
         report = said(training.listed_name(file), len(learnt_from), len(held_back), figures)
@@ -92,6 +105,16 @@ class MirrorTrainEdit(io.ComfyNode):
             return [(path.name, path.stat().st_mtime_ns) for path in sorted(kept)]
         except (OSError, ValueError):
             return None
+
+
+def edit_of(upscale_model):
+    """The network of a distilled edit. Raises ValueError for any other upscaling model."""
+    if not network.is_edit(upscale_model.model):
+        raise ValueError(
+            "`base` is no distilled edit but another upscaling model. Load a file that Mirror Train Edit has made, or "
+            "disconnect it."
+        )
+    return upscale_model.model
 
 
 def split(pairs: list[Pair]) -> tuple[list[Pair], list[Pair]]:

@@ -30,6 +30,8 @@ def gather(g: Graph, folder: str, count: int = 10, **changes):
 def trained(run_graph, name: str, **changes):
     g = Graph()
     settings = {"steps": 3, "batch": 2, "size": 32, "loss": "pixels, edges, adversarial", "seed": 0, **changes}
+    if "base" in settings:
+        settings["base"] = g.add(settings["base"])()
     node = g.add("MirrorTrainEdit", folder=name, name=name, **settings)
     return run_graph(g).outputs[node.id]
 
@@ -104,6 +106,35 @@ def test_stopped_and_queued_again_the_training_ends_the_same(host, run_graph, mo
     anew = trained(run_graph, "halted", steps=8, seed=1, batch=2)[0].model.state_dict()
     assert all(torch.equal(again[name], anew[name]) for name in anew)
     assert not all(torch.equal(straight[name], anew[name]) for name in anew)
+
+
+def descriptor(network):
+    from spandrel import ModelLoader
+    return ModelLoader().load_from_state_dict(network.state_dict())
+
+
+def test_a_base_gives_its_weights_and_its_width(host, run_graph):
+    network = host.pack_module("mirror_ops.distillation.network")
+    g = Graph()
+    gather(g, "based")
+    run_graph(g)
+    base = trained(run_graph, "based", steps=6, width=8)[0]
+    after = trained(run_graph, "based", steps=1, base=give(lambda: base, "UPSCALE_MODEL"))[0].model
+    alone = trained(run_graph, "based", steps=1, width=8)[0].model
+    x = torch.rand(1, 3, 32, 32)
+    with torch.no_grad():
+        near, far = ((made(x) - base.model(x)).abs().mean() for made in (after, alone))
+    assert network.shape_of(after).width == 8 and 0 < near < far / 3
+
+
+def test_another_upscaling_model_is_no_base(run_graph):
+    from spandrel.architectures.DnCNN import DnCNN
+    g = Graph()
+    gather(g, "no base")
+    run_graph(g)
+    other = descriptor(DnCNN())
+    with pytest.raises(GraphFailed, match="is no distilled edit but another upscaling model"):
+        trained(run_graph, "no base", base=give(lambda: other, "UPSCALE_MODEL"))
 
 
 @pytest.mark.parametrize("changes, message", [
