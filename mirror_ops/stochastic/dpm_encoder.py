@@ -30,9 +30,9 @@ from torch import Generator, Tensor
 
 from ..guidance.classifier_free import Denoiser
 from ..walks.ddim import moves
+from ..walks.sample import Pair
 from ..walks.schedules import check_grid
 
-Pair = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]  # (x, y, sigma) -> predictions at x and y
 Propose = Callable[[int, Tensor], Tensor]  # (i, x_i) -> x_{i+1}, the last one being the picture
 Path = Callable[[Tensor, Tensor, float, Generator, bool], Propose]  # of (picture, sigmas, eta, generator, flow)
 
@@ -119,15 +119,15 @@ def cycle_diffusion(
 ) -> Tensor:
     """Encoding under one prompt and decoding under another in one walk, each noise used as soon as it is known.
 
-    The result is that of `dpm_encode` and `dpm_decode`; memory does not grow with steps. `predict(x, y, sigma)` gives
-    the predictions of the encoder at x and of the decoder at y, which may differ in guidance: 1 for the encoder and 1
-    to 5 for the decoder in the paper. Where `mask` [B or 1, 1, H, W] is 0 the picture stays as it was. Errors as there.
+    The result is that of `dpm_encode` and `dpm_decode`; memory does not grow with steps. `predict(x, y, sigma, i)`
+    gives the predictions of the encoder at x and of the decoder at y, which may differ in guidance: 1 for the encoder
+    and 1 to 5 for the decoder in the paper. Where `mask` [B or 1, 1, H, W] is 0 the picture stays as it was. Errors as there.
     """
     check_stochastic(sigmas, eta, flow)
     x = y = noised(picture, draw(picture, generator), sigmas[0], flow)
     propose = path(picture, sigmas, eta, generator, flow)
     for i, sigma, sigma_next in moves(sigmas):
-        seen, edited = predict(x, y, sigma)
+        seen, edited = predict(x, y, sigma, i)
         mu, scale = ancestral_mean(x, seen, sigma, sigma_next, eta, flow)
         z = (propose(i, x) - mu) / scale
         x = mu + scale * z
@@ -137,11 +137,6 @@ def cycle_diffusion(
         if on_step is not None:
             on_step(i, y)
     return y
-
-
-def one_by_one(encoder: Denoiser, decoder: Denoiser, source: object, target: object) -> Pair:
-    """Two denoisers and their prompts as `cycle_diffusion` takes them."""
-    return lambda x, y, sigma: (encoder(x, sigma, source), decoder(y, sigma, target))
 
 
 def encode_steps(

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ...mirror_ops.guidance.classifier_free import Denoiser
 from ...mirror_ops.inversion.solvers import SolverContext
-from ...mirror_ops.stochastic.dpm_encoder import Pair
+from ...mirror_ops.walks.sample import Pair
 from .branches import Branch
 from .denoiser import Asked, Walk
 from .families import input_scale, is_flow
@@ -45,7 +45,7 @@ def pair_of(walk: Walk, source_cfg: float, cfg: float, network: torch.dtype) -> 
     negative = walk.prompts.get("negative")
     negative = None if negative is None else negative.entries
 
-    def predict(x: Tensor, y: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+    def predict(x: Tensor, y: Tensor, sigma: Tensor, i: int) -> tuple[Tensor, Tensor]:
         x, y, sigma = (value.to(network).to(walk.device) for value in (x, y, sigma))
         sides = Asked(x, source, negative, source_cfg, Branch.SOURCE), Asked(y, target, negative, cfg, Branch.EDIT)
         both = walk.denoise_pair(*sides, sigma)

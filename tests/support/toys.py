@@ -59,3 +59,8 @@ def provenance(method: str = "paper", **changes) -> Provenance:
     """Of a mirror that no host made."""
     model = ModelIdentity("Toy", "EPS", "EPS", "SD15", 4, "from 0.03 to 14.6", "float32", "0" * 12, "")
     return Provenance(model, method, **changes)
+
+
+def told(denoise, prompt):
+    """A denoiser that knows its prompt, as a branch of a walk."""
+    return lambda x, sigma, i: denoise(x, sigma, prompt)

@@ -2,13 +2,14 @@
 
 import pytest
 import torch
-from support.toys import karras, mixture, pictures, scaled_linear_sigmas
+from support.toys import karras, mixture, pictures, scaled_linear_sigmas, told
 
 from mirror_ops.guidance.classifier_free import of_positive
-from mirror_ops.stochastic.dpm_encoder import cycle_diffusion, dpm_decode, dpm_encode, one_by_one, posterior
+from mirror_ops.stochastic.dpm_encoder import cycle_diffusion, dpm_decode, dpm_encode, posterior
 from mirror_ops.stochastic.edit_friendly import independent
 from mirror_ops.stochastic.noise_code import NoiseCode, load_code, save_code
 from mirror_ops.stochastic.sdedit import sdedit
+from mirror_ops.walks.sample import one_by_one
 from mirror_ops.walks.schedules import paper_grid
 
 FACTS = {"encoder": "dpm-encoder", "seed": 3, "eta": 0.5, "cfg": 1.0, "flow": False, "sigma_max": 14.6,
@@ -79,7 +80,7 @@ def test_the_whole_loop_is_the_published_one(eta):
         e = e + cfg * (predicted(x, i, target) - e)
         x = mean_of(x, e, a, b, spread(a, b)) + spread(a, b) * z
     decoder = of_positive(denoise, cfg, nothing)
-    ours = cycle_diffusion(one_by_one(denoise, decoder, source, target), x0, sigmas, eta, seeded())
+    ours = cycle_diffusion(one_by_one(told(denoise, source), told(decoder, target)), x0, sigmas, eta, seeded())
     assert (ours - x / alpha[-1].sqrt()).abs().max() < 1e-9 and (ours - x0).abs().mean() > 0.05
 
 
@@ -88,7 +89,7 @@ def test_the_interleaved_form_serves_both_paths():
     for path in (posterior, independent):
         code = dpm_encode(encoder, x, sigmas, 0.1, 0.7, seeded(), path=path)
         apart = dpm_decode(decoder, code.latents[0], code.noises, sigmas, 0.6, 0.7)
-        both = one_by_one(encoder, decoder, 0.1, 0.6)
+        both = one_by_one(told(encoder, 0.1), told(decoder, 0.6))
         assert torch.equal(apart, cycle_diffusion(both, x, sigmas, 0.7, seeded(), path=path))
 
 

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from support.toys import flow_grid, karras, mixture, pictures
+from support.toys import flow_grid, karras, mixture, pictures, told
 
 from mirror_ops.guidance.classifier_free import of_positive
 from mirror_ops.stochastic.dpm_encoder import (
@@ -9,9 +9,9 @@ from mirror_ops.stochastic.dpm_encoder import (
     cycle_diffusion,
     dpm_decode,
     dpm_encode,
-    one_by_one,
 )
 from mirror_ops.walks.ddim import euler
+from mirror_ops.walks.sample import one_by_one
 
 
 def seeded(seed=3):
@@ -129,9 +129,9 @@ def test_interleaved_walk_is_encoding_then_decoding(flow):
     decoder = of_positive(mixture(flow=flow), 3.0, negative=-0.4)
     code = dpm_encode(encoder, x, sigmas, 0.1, 0.4, seeded(), flow)
     apart = dpm_decode(decoder, code.latents[0], code.noises, sigmas, 0.7, 0.4, flow)
-    together = cycle_diffusion(one_by_one(encoder, decoder, 0.1, 0.7), x, sigmas, 0.4, seeded(), flow)
+    together = cycle_diffusion(one_by_one(told(encoder, 0.1), told(decoder, 0.7)), x, sigmas, 0.4, seeded(), flow)
     assert torch.equal(apart, together) and (together - x).abs().mean() > 0.05
-    unedited = cycle_diffusion(one_by_one(encoder, encoder, 0.1, 0.1), x, sigmas, 0.4, seeded(), flow)
+    unedited = cycle_diffusion(one_by_one(told(encoder, 0.1), told(encoder, 0.1)), x, sigmas, 0.4, seeded(), flow)
     assert (unedited - x).abs().max() < 1e-12
 
 
