@@ -121,7 +121,8 @@ def cycle_diffusion(
 
     The result is that of `dpm_encode` and `dpm_decode`; memory does not grow with steps. `predict(x, y, sigma, i)`
     gives the predictions of the encoder at x and of the decoder at y, which may differ in guidance: 1 for the encoder
-    and 1 to 5 for the decoder in the paper. Where `mask` [B or 1, 1, H, W] is 0 the picture stays as it was. Errors as there.
+    and 1 to 5 for the decoder in the paper. Where `mask` [B or 1, 1, H, W] is 0 the picture stays as it was. Errors as
+    there.
     """
     check_stochastic(sigmas, eta, flow)
     x = y = noised(picture, draw(picture, generator), sigmas[0], flow)
