@@ -46,9 +46,9 @@ def controlled(g: Graph, w: Wires, control: str, settings: str = "", **inputs) -
     return edit_picture(g, w, settings, model)
 
 
-def flow_edit(g: Graph, w: Wires, source_cfg: float, cfg: float, denoise: float) -> Made:
+def flow_edit(g: Graph, w: Wires, source_cfg: float, cfg: float, denoise: float, paste: bool = False) -> Made:
     """Both sides guided away from no words, from a noise level below the highest on (Kulikov et al. 2024)."""
-    return edit_picture(g, w, paste=False, region="everywhere", negative=w.empty, source_cfg=source_cfg, cfg=cfg,
+    return edit_picture(g, w, paste=paste, region="everywhere", negative=w.empty, source_cfg=source_cfg, cfg=cfg,
                         cfg_after=cfg, denoise=denoise, steps=round(denoise * STEPS))
 
 
@@ -82,6 +82,8 @@ METHODS = {
                         {"source_cfg": 1.0, "cfg": 2.5, "denoise": .86},
                         {"source_cfg": 1.0, "cfg": 1.5, "denoise": 1.0}),
                        "FlowEdit at its settings for SD3, in a noise-predicting model: the last 33 of 50 steps"),
+    "flowedit+paste": Method(flow_edit, {"source_cfg": 3.5, "cfg": 13.5, "denoise": .66, "paste": True},
+                             about="FlowEdit with Paste Edit onto Original", tuned_as="flowedit"),
     "infedit": Method(inf_edit, {"cfg": 2.0}, ({"cfg": 1.0}, {"cfg": 1.5}, {"cfg": 4.0}),
                       "InfEdit's virtual inversion without its attention control, cfg 2"),
 }
