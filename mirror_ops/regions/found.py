@@ -24,6 +24,7 @@ AROUND = 2  # pixels: a change is read off the 5 x 5 around each
 WIDEN, SOFTEN = 2, 2  # pixels
 POWER = 0.5  # of the scale on which pixels part: of several edits the weak ones count, the autoencoder's error does not
 CELL = 64  # pixels: of the coarsest autoencoder, and so the most that its crop takes
+Rule = Callable[[Tensor, Tensor], Tensor]
 
 
 def latent_region(edit: Tensor, picture: Tensor) -> Tensor:
@@ -49,14 +50,19 @@ def picture_region(one: Tensor, other: Tensor, widen: int = WIDEN, soften: int =
 
     Give pictures that came out of the same decoder, or its own error counts as a change. `rule` is one of RULES.
     """
+    return region_by(RULES[rule], one, other, widen, soften)
+
+
+def region_by(rule: Rule, one: Tensor, other: Tensor, widen: int = WIDEN, soften: int = SOFTEN) -> Tensor:
+    """`picture_region` by any rule, a function of a change and of what is kept [B, 1, H, W]."""
     difference = (one - other).square().mean(dim=1, keepdim=True).sqrt()
     kept = one.square().mean(dim=1, keepdim=True).sqrt()
-    found = RULES[rule](softened(difference, AROUND) + VISIBLE, softened(kept, AROUND))
+    found = rule(softened(difference, AROUND) + VISIBLE, softened(kept, AROUND))
     seen = difference.amax(dim=(2, 3), keepdim=True) > NOTHING
     return softened(grown(torch.where(seen, found, torch.zeros_like(found)), widen), soften)
 
 
-RULES = {  # of how a change [B, 1, H, W] becomes a region, given the magnitude of what is kept
+RULES: dict[str, Rule] = {  # of how a change [B, 1, H, W] becomes a region, given the magnitude of what is kept
     "otsu": lambda change, kept: otsu_region(change, spread=0.0, power=POWER),
     "min-max": lambda change, kept: min_max_region(change),
     "quantile sigmoid": lambda change, kept: quantile_sigmoid_region(change),

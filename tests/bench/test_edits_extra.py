@@ -28,8 +28,8 @@ def test_the_bound_and_the_regions_are_written(host, tmp_path, capsys):
     row = json.loads(bound.read_text())["rows"][0]
     assert row["mean of noises"] > row["ours"] > 0 and row["any"] is None and row["coded"] > 20
     edits_regions.main(["--groups", "several", "--scenes", "1", "--steps", "3", "--json", str(regions)])
-    rows = json.loads(regions.read_text())["rows"]
-    assert rows[-1]["task"] == "mean" and rows[-1]["otsu, of the answer"] > .6
+    rows = {row["rule"]: row for row in json.loads(regions.read_text())["rows"]}
+    assert rows["otsu"]["iou, of the answer"] > .6 and rows["otsu"]["outside"] > rows["otsu, logarithm"]["outside"]
     assert "in the walk" in capsys.readouterr().out
 
 
