@@ -26,7 +26,7 @@ from .table import show, write
 from .world import world
 
 SHIPPED = ("fox", "dog")
-OTHERS, BASE_STEPS = (("cat", "rabbit"), ("rabbit", "bear"), ("bear", "dog"), ("dog", "cat")), 2000
+OTHERS, BASE_STEPS = (("cat", "rabbit"), ("rabbit", "bear"), ("bear", "dog"), ("dog", "cat")), 1500
 
 
 def main(argv: list[str]) -> int:
