@@ -62,9 +62,17 @@ def common_tokens(one: Conditioning, other: Conditioning) -> tuple[Conditioning,
         )
     lengths = [math.lcm(*pair) for pair in zip(token_counts(one), token_counts(other), strict=True)]
     return tuple(
-        [[text.repeat(1, n // text.shape[1], 1), options] for (text, options), n in zip(prompt, lengths, strict=True)]
+        [_repeated(*entry, n // entry[0].shape[1]) for entry, n in zip(prompt, lengths, strict=True)]
         for prompt in (one, other)
     )
+
+
+def _repeated(text: Tensor, options: dict, times: int) -> list:
+    """An entry with its text so often, and with it the mask that tells which of its tokens are words."""
+    mask = options.get("attention_mask")
+    if mask is not None and mask.shape[-1] == text.shape[1]:
+        options = {**options, "attention_mask": torch.cat([mask] * times, dim=-1)}
+    return [text.repeat(1, times, 1), options]
 
 
 def with_text(conditioning: Conditioning, embedding: Tensor) -> Conditioning:
