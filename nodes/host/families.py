@@ -18,6 +18,15 @@ NO_PICTURES = {  # kinds of the host whose latents have the shape of a picture's
     "Stable_Zero123": "views of a picture", "SD_X4Upscaler": "a larger picture of a small one",
     "SAM3": "masks of a picture", "RT_DETR_v4": "boxes on a picture", "DepthAnything3": "depths of a picture",
 }
+NO_MIRROR = {  # kinds of the host that make pictures of a text, and why those cannot be walked
+    "StableCascade_B": "draws the details of what another network composed",
+    "StableCascade_C": "composes what another network draws",
+    "PiD": "draws the pixels of another model's latent",
+    "HiDream": "reads its prompt by several encoders, of which one would be rewritten",
+    "HunyuanDiT": "reads its prompt by several encoders, of which one would be rewritten",
+    "HiDreamO1": "reads its prompt as words, of which there is no embedding",
+}
+PICTURES = "SD1, SD2, SDXL, SD3, Flux, AuraFlow, PixArt, Lumina or Chroma"  # the kinds to use instead
 UNSUPPORTED = ("IMG_TO_IMG", "IMG_TO_IMG_FLOW", "V_PREDICTION_DDPM")  # by name: older hosts lack some
 
 
@@ -37,10 +46,13 @@ def check_supported(model: ModelPatcher, latent: Tensor) -> None:
     for kind in type(model.model).__mro__:
         if kind.__name__ in NO_PICTURES:
             raise ValueError(f"{name} makes {NO_PICTURES[kind.__name__]}. Use a model that makes pictures of a text.")
+        if kind.__name__ in NO_MIRROR:
+            reason = NO_MIRROR[kind.__name__]
+            raise ValueError(f"{name} {reason}: this cannot be inverted. Use a model of the kind of {PICTURES}.")
     if latent_format.latent_dimensions == 3:
         raise ValueError(
             f"{name} keeps its pictures as video latents of five dimensions, which cannot be walked here. Use a model "
-            "of still pictures: of the kinds of SD1, SD2, SDXL, SD3, Flux, AuraFlow, Lumina or Chroma."
+            f"of still pictures, of the kind of {PICTURES}."
         )
     if latent.is_nested or latent.ndim != 4 or latent_format.latent_dimensions != 2:
         raise ValueError(

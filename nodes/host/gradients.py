@@ -29,6 +29,7 @@ KEY = "mirror_gradients"
 Result = TypeVar("Result")
 REFUSED = "nference tensor"  # in what torch says of tensors that autograd cannot save, or that cannot be written to
 TIDY = (unet.ResBlock, BasicTransformerBlock)  # which write to nothing that they were given
+NO_BACKWARD = ("PixelDiTT2I", "ErnieImage")  # whose networks write to what autograd needs, or have kernels without it
 # Memory of a pass with gradients, in passes without: activations of the whole network, or of its block borders.
 ROOM_PLAIN, ROOM_CHECKPOINTED = 10, 3
 
@@ -138,7 +139,13 @@ def raise_memory_estimate(patcher: ModelPatcher, times: int) -> None:
 
 
 def prepare(patcher: ModelPatcher, checkpointed: bool) -> None:
-    """Readies a cloned patcher, before it is loaded, for `Differentiable`."""
+    """Readies a cloned patcher, before it is loaded, for `Differentiable`. Raises ValueError for networks that have no
+    backward pass."""
+    if any(kind.__name__ in NO_BACKWARD for kind in type(patcher.model).__mro__):
+        raise ValueError(
+            f"No gradient can be taken through {type(patcher.model).__name__} in ComfyUI. Use a rewriter without "
+            "gradients (fixed point + negative prompt, negative prompt, none), or another model."
+        )
     raise_memory_estimate(patcher, ROOM_CHECKPOINTED if checkpointed else ROOM_PLAIN)
     private_weights(patcher, every=patcher.load_device.type != "cpu")  # a GPU's buffers for weights are used again
 

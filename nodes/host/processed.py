@@ -5,6 +5,7 @@ from comfy.conds import is_equal
 from torch import Tensor
 
 from .conditioning import PART, Conditioning, split, text_of, token_counts
+from .families import PICTURES
 
 Entries = list[dict]
 
@@ -23,9 +24,15 @@ class Prompt:
         self.parts = {}
         for k, (entry, (text, options)) in enumerate(zip(entries, passed, strict=False)):
             read = entry["model_conds"].get("c_crossattn")
-            if read is None or not torch.equal(read.cond, text.to(read.cond)):
+            if read is None or not torch.equal(read.cond, filled_up(text.to(read.cond), read.cond)):
                 raise ValueError(
-                    f"{family} does not read its {name} prompt as one plain embedding, so it cannot be rewritten here."
+                    f"{family} does not read its {name} prompt as one plain embedding, so it cannot be rewritten here. "
+                    f"Use a model of the kind of {PICTURES}."
+                )
+            if "txt_byt5" in entry["model_conds"]:
+                raise ValueError(
+                    f"{family} reads quoted words of its {name} prompt by an encoder of their own, which cannot be "
+                    "rewritten. Write the prompt without quotation marks."
                 )
             self.parts[id(read)] = options.get(PART, k)
 
@@ -42,8 +49,14 @@ class Prompt:
         for entry in entries:
             read = entry["model_conds"]["c_crossattn"]
             if id(read) not in made:
-                made[id(read)] = type(read)(texts[self.parts[id(read)]])
+                made[id(read)] = type(read)(filled_up(texts[self.parts[id(read)]], read.cond))
         return [reading(entry, made[id(entry["model_conds"]["c_crossattn"])]) for entry in entries]
+
+
+def filled_up(text: Tensor, read: Tensor) -> Tensor:
+    """The text with zeros before it to the length that the host made `read` of: Flux2's texts have one length."""
+    missing = read.shape[1] - text.shape[1]
+    return torch.nn.functional.pad(text, (0, 0, missing, 0)) if missing > 0 else text
 
 
 def reading(entry: dict, text) -> dict:

@@ -235,10 +235,10 @@ class Scene(Graph):
     NULL_TEXT = {**PAPER, "method": "null text"}
     NONE = {"method": "none"}
 
-    def __init__(self, make=unet, latent=pictures, steps: int = 5, scheduler: str = "ddim_uniform"):
+    def __init__(self, make=unet, latent=pictures, steps: int = 5, scheduler: str = "ddim_uniform", encoder=clip):
         super().__init__()
         self.model = self.add(give(make, "MODEL"))()
-        self.clip = self.add(give(clip, "CLIP"))()
+        self.clip = self.add(give(encoder, "CLIP"))()
         self.latent = self.add(give(latent, "LATENT"))()
         self.source = self.text("a photo of a cat sitting on a car")
         self.empty = self.text("")
