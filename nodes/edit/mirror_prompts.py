@@ -79,7 +79,7 @@ def schedule_of(
 
 def prompts_of(mirror: Mirror, fit: Fitted, schedule: EditSchedule, negative: Conditioning | None) -> dict:
     """The CONDITIONING of the edit, of the kept picture, of its negative, and the connected negative."""
-    kept = with_pooled(with_text(fit.positive, fit.source), mirror.pooled)
+    kept = with_pooled(_kept(mirror, fit), mirror.pooled)
     pooled = schedule.edited_pooled()
     prompts = {
         "positive": with_pooled(fit.positive, None if pooled is None else pooled[0]),
@@ -90,6 +90,17 @@ def prompts_of(mirror: Mirror, fit: Fitted, schedule: EditSchedule, negative: Co
         check_batch(text_of(negative, "negative"), mirror.latents.shape[1])
         prompts["negative"] = negative
     return prompts
+
+
+def _kept(mirror: Mirror, fit: Fitted) -> Conditioning:
+    """The mirror's own prompt, as long as it was when the mirror was made: not every kind of model reads repeated
+    tokens as it reads them once."""
+    if mirror.source.shape[1] == fit.source.shape[1]:
+        return with_text(fit.positive, fit.source)
+    _, options = fit.positive[0]
+    if "attention_mask" in options:  # texts of many lengths have no padding
+        options = {**options, "attention_mask": torch.ones(1, mirror.source.shape[1], dtype=torch.long)}
+    return [[mirror.source, options]]
 
 
 def negatives_of(mirror: Mirror, connected: bool) -> tuple[Against, Against]:
@@ -161,11 +172,18 @@ class MirrorBranches:
         return Asked(x, self._edited(i, sigma), negative, self.schedule.cfgs[i], Branch.EDIT)
 
     def _kept(self, i: int, sigma: Tensor) -> Entries:
-        return self.walk.prompts["kept"].saying(self.schedule.kept[i].to(self.walk.device), sigma)
+        return self._once("kept", self.schedule.kept[i], sigma)
 
     def _edited(self, i: int, sigma: Tensor) -> Entries:
+        if self.schedule.amounts[i] == 0:
+            return self._kept(i, sigma)
         return self.walk.prompts["positive"].saying(self.schedule.edited(i).to(self.walk.device), sigma)
 
     def _said(self, against: Against, i: int, sigma: Tensor) -> Entries:
         prompt = self.walk.prompts[against.prompt]
-        return prompt.saying(self.rewritten[i].to(self.walk.device), sigma) if against.rewritten else prompt.entries
+        return self._once(against.prompt, self.rewritten[i], sigma) if against.rewritten else prompt.entries
+
+    def _once(self, name: str, text: Tensor, sigma: Tensor) -> Entries:
+        """A prompt saying a text that may have been repeated to the length of the edit's."""
+        prompt = self.walk.prompts[name]
+        return prompt.saying(text[:, :sum(prompt.tokens)].to(self.walk.device), sigma)

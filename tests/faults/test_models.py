@@ -46,8 +46,10 @@ def test_a_picture_comes_back_and_is_edited(run_graph, figures, kind):
     scene = Scene(make, lambda: tiny.pictures(1, channels, *SIZE.get(kind, (8, 8)), scale=1.0), 4, "simple", *encoder)
     rewriter = Scene.NONE if kind in PLAIN else Scene.PAPER
     mirror, negative = scene.invert(rewriter, cfg=3.0), {"negative": scene.empty}
+    dog = scene.text("a photo of a dog")
     same = scene.sample(mirror, strength=0.0, cfg=3.0, **negative)
-    edited = scene.sample(mirror, positive=scene.text("a photo of a dog"), **negative)
+    unedited = scene.sample(mirror, positive=dog, strength=0.0, cfg=3.0, **negative)
+    edited = scene.sample(mirror, positive=dog, **negative)
     code = scene.add("CycleDiffusionEncode", model=scene.model, positive=scene.source, latent=scene.latent, cfg=1.0,
                      denoise=0.8, encoder="dpm-encoder", encoder__seed=1, encoder__eta=0.5, **scene.grid)
     guider = scene.add("BasicGuider", model=scene.model, conditioning=scene.source)
@@ -56,6 +58,7 @@ def test_a_picture_comes_back_and_is_edited(run_graph, figures, kind):
     run = run_graph(scene)
     picture = run.outputs[scene.latent[0]][0]["samples"]
     assert apart(samples(run, same), samples(run, mirror, 4)) < 1e-4
+    assert apart(samples(run, unedited), samples(run, same)) < 1e-5  # whatever the length of its prompt
     assert torch.isfinite(samples(run, edited)).all() and apart(samples(run, edited), samples(run, same)) > 1e-3
     assert apart(samples(run, back), picture) < 1e-5
     figures(f"{kind}: mirror returns to {run.outputs[mirror.id][2].displacement[-1].item():.3f} of the picture")
