@@ -26,9 +26,9 @@ def check(model, edit_model, samples: Tensor, sigmas: Tensor) -> None:
 
 
 def asked_for(source: Conditioning, target: Conditioning, strength: float, direction) -> Conditioning:
-    """source + strength x ((target - source) + direction), text and pooled; the target itself at strength 1."""
-    if strength == 1 and direction is None:
-        return target
+    """source + strength x ((target - source) + direction), text and pooled; at 0 and 1 the prompts themselves."""
+    if strength in (0, 1) and direction is None:
+        return target if strength else source
     before, after = common_tokens(source, target)
     change = text_of(after, "target") - text_of(before, "source")
     if direction is not None:

@@ -14,6 +14,7 @@ from ..host.conditioning import (
     as_negative,
     check_batch,
     common_tokens,
+    lengthened,
     pooled_of,
     text_of,
     token_counts,
@@ -42,7 +43,7 @@ class Fitted(NamedTuple):
 
 
 def fitted(mirror: Mirror, positive: Conditioning) -> Fitted:
-    """The shorter text repeated as stock samplers do it; ValueError if the two cannot have one length."""
+    """The shorter text at the length of the other; ValueError if the two cannot have one length."""
     check_batch(text_of(positive), mirror.latents.shape[1])
     tokens, width = sum(token_counts(positive)), positive[0][0].shape[2]
     if width != mirror.source.shape[2] or (len(positive) > 1 and tokens != mirror.source.shape[1]):
@@ -53,9 +54,9 @@ def fitted(mirror: Mirror, positive: Conditioning) -> Fitted:
     if len(positive) > 1:
         return Fitted(positive, mirror.source, mirror.embeddings)
     positive, ((source, _),) = common_tokens(positive, [[mirror.source, {}]])
-    copies = source.shape[1] // mirror.source.shape[1]
     made_of_source = mirror.provenance.rewrote_positive or mirror.provenance.brings_negative
-    return Fitted(positive, source, mirror.embeddings.repeat(1, 1, copies if made_of_source else 1, 1))
+    rewritten = lengthened(mirror.embeddings, source.shape[1]) if made_of_source else mirror.embeddings
+    return Fitted(positive, source, rewritten)
 
 
 def schedule_of(
@@ -93,8 +94,8 @@ def prompts_of(mirror: Mirror, fit: Fitted, schedule: EditSchedule, negative: Co
 
 
 def _kept(mirror: Mirror, fit: Fitted) -> Conditioning:
-    """The mirror's own prompt, as long as it was when the mirror was made: not every kind of model reads repeated
-    tokens as it reads them once."""
+    """The mirror's own prompt, as long as it was when the mirror was made: not every kind of model reads a
+    lengthened text as it reads that."""
     if mirror.source.shape[1] == fit.source.shape[1]:
         return with_text(fit.positive, fit.source)
     _, options = fit.positive[0]
@@ -184,6 +185,6 @@ class MirrorBranches:
         return self._once(against.prompt, self.rewritten[i], sigma) if against.rewritten else prompt.entries
 
     def _once(self, name: str, text: Tensor, sigma: Tensor) -> Entries:
-        """A prompt saying a text that may have been repeated to the length of the edit's."""
+        """A prompt saying a text that may have been lengthened to that of the edit."""
         prompt = self.walk.prompts[name]
         return prompt.saying(text[:, :sum(prompt.tokens)].to(self.walk.device), sigma)

@@ -15,6 +15,7 @@ from ...mirror_ops.walks.schedules import windows
 
 Conditioning = list
 Windows = list[tuple[float, float]]
+CHUNK = 77  # tokens
 STEP, PART = "mirror_step", "mirror_part"  # options of stepwise entries: which step, and which entry of the original
 
 
@@ -53,26 +54,39 @@ def token_counts(conditioning: Conditioning) -> list[int]:
 
 
 def common_tokens(one: Conditioning, other: Conditioning) -> tuple[Conditioning, Conditioning]:
-    """Two prompts with texts of one length, the shorter repeated as often as it takes, as stock samplers do it to batch
-    them: repeated tokens change nothing in cross-attention. Raises ValueError for other numbers of parts or widths."""
+    """Two prompts with texts of one length, see `lengthened`, and the masks of their tokens with them. Raises
+    ValueError for other numbers of parts or widths."""
     if len(one) != len(other) or text_of(one).shape[2] != text_of(other).shape[2]:
         raise ValueError(
             f"The two prompts have {len(one)} and {len(other)} parts, of width {text_of(one).shape[2]} and "
             f"{text_of(other).shape[2]}: use the same CLIP and as many parts for both."
         )
-    lengths = [math.lcm(*pair) for pair in zip(token_counts(one), token_counts(other), strict=True)]
+    pairs = zip(token_counts(one), token_counts(other), strict=True)
+    lengths = [max(pair) if any(n % CHUNK for n in pair) else math.lcm(*pair) for pair in pairs]
     return tuple(
-        [_repeated(*entry, n // entry[0].shape[1]) for entry, n in zip(prompt, lengths, strict=True)]
+        [_lengthened_entry(*entry, length) for entry, length in zip(prompt, lengths, strict=True)]
         for prompt in (one, other)
     )
 
 
-def _repeated(text: Tensor, options: dict, times: int) -> list:
-    """An entry with its text so often, and with it the mask that tells which of its tokens are words."""
+def lengthened(text: Tensor, length: int) -> Tensor:
+    """[..., length, width] from a shorter text [..., tokens, width].
+
+    CLIP's chunks are repeated, as stock samplers do it to batch them: that changes nothing in cross-attention. Texts of
+    any length, which other encoders make, get their last token again: models that read them together with the picture
+    would read whole repetitions as a longer text.
+    """
+    tokens = text.shape[-2]
+    if tokens % CHUNK == 0 and length % tokens == 0:
+        return torch.cat([text] * (length // tokens), dim=-2)
+    return torch.cat([text, text[..., -1:, :].expand(*text.shape[:-2], length - tokens, -1)], dim=-2)
+
+
+def _lengthened_entry(text: Tensor, options: dict, length: int) -> list:
     mask = options.get("attention_mask")
     if mask is not None and mask.shape[-1] == text.shape[1]:
-        options = {**options, "attention_mask": torch.cat([mask] * times, dim=-1)}
-    return [text.repeat(1, times, 1), options]
+        options = {**options, "attention_mask": lengthened(mask[..., None], length)[..., 0]}
+    return [lengthened(text, length), options]
 
 
 def with_text(conditioning: Conditioning, embedding: Tensor) -> Conditioning:

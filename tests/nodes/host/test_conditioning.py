@@ -126,3 +126,16 @@ def test_a_direction_moves_every_part_of_a_rewritten_prompt_and_ramps(host):
     assert len(steady) == 1 and steady[0][0][0, 0, 0] == 2.0
     ramped = applied.MirrorApplyDirection.execute([[text, {}]], direction, 0.0, 1.0).result[0]
     assert len(ramped) == 20 and ramped[0][1]["start_percent"] == 0 and ramped[-1][1]["end_percent"] == 1
+
+
+def test_prompts_get_one_length(host):
+    """CLIP's chunks are repeated; other texts get their last token again, and their masks with them."""
+    conditioning = host.pack_module("nodes.host.conditioning")
+    chunks = [[[torch.randn(1, 77 * n, 4), {}]] for n in (2, 3)]
+    one, other = conditioning.common_tokens(*chunks)
+    assert torch.equal(one[0][0], chunks[0][0][0].repeat(1, 3, 1)) and other[0][0].shape[1] == 6 * 77
+    short, long = ([[torch.randn(1, n, 4), {"attention_mask": torch.ones(1, n)}]] for n in (7, 11))
+    one, other = conditioning.common_tokens(short, long)
+    assert torch.equal(other[0][0], long[0][0]) and torch.equal(one[0][0][:, :7], short[0][0])
+    assert torch.equal(one[0][0][:, 7:], short[0][0][:, -1:].expand(1, 4, 4))
+    assert one[0][1]["attention_mask"].shape == (1, 11) and short[0][1]["attention_mask"].shape == (1, 7)
