@@ -92,12 +92,12 @@ def hunyuan_dit(seed: int = 0):
     return made(base.HunyuanDiT, kinds.HunyuanDiT1, config, lambda network: network.final_layer.linear, seed)
 
 
-def flux(base_class, config_class, seed: int = 0, **changes):
+def flux(base_class, config_class, seed: int = 0, gain=GAIN, **changes):
     config = {"image_model": "flux", "in_channels": 16, "out_channels": 16, "vec_in_dim": WIDTH,
               "context_in_dim": WIDTH, "hidden_size": 64, "mlp_ratio": 2.0, "num_heads": 2, "depth": 1,
               "depth_single_blocks": 1, "axes_dim": [8, 12, 12], "theta": 10000, "patch_size": 2, "qkv_bias": True,
               "guidance_embed": True, "txt_ids_dims": [], **changes}
-    return made(base_class, config_class, config, lambda network: network.final_layer.linear, seed)
+    return made(base_class, config_class, config, lambda network: network.final_layer.linear, seed, gain=gain)
 
 
 def flux_inpaint(seed: int = 0):
@@ -109,9 +109,10 @@ def flux_inpaint(seed: int = 0):
 def flux2(seed: int = 0):
     import comfy.model_base as base
     import comfy.supported_models as kinds
-    return flux(base.Flux2, kinds.Flux2, seed, in_channels=128, out_channels=128, vec_in_dim=None, theta=2000,
-                axes_dim=[8, 8, 8, 8], patch_size=1, qkv_bias=False, txt_ids_dims=[3], global_modulation=True,
-                mlp_silu_act=True, ops_bias=False, default_ref_method="index", ref_index_scale=10.0)
+    return flux(base.Flux2, kinds.Flux2, seed, gain=3 * GAIN, in_channels=128, out_channels=128, vec_in_dim=None,
+                theta=2000, axes_dim=[8, 8, 8, 8], patch_size=1, qkv_bias=False, txt_ids_dims=[3],
+                global_modulation=True, mlp_silu_act=True, ops_bias=False, default_ref_method="index",
+                ref_index_scale=10.0)
 
 
 def long_cat(seed: int = 0):
@@ -188,7 +189,7 @@ PIXEL_DIT = {
 def pixel_dit(seed: int = 0):
     import comfy.model_base as base
     import comfy.supported_models as kinds
-    return made(base.PixelDiTT2I, kinds.PixelDiTT2I, PIXEL_DIT, lambda net: net.final_layer.linear, seed, gain=2.0)
+    return made(base.PixelDiTT2I, kinds.PixelDiTT2I, PIXEL_DIT, lambda net: net.final_layer.linear, seed, gain=6.0)
 
 
 def mage_flow(seed: int = 0):
@@ -221,7 +222,7 @@ def ernie(seed: int = 0):
     import comfy.supported_models as kinds
     config = {"image_model": "ernie", "hidden_size": 128, "num_attention_heads": 2, "num_layers": 1,
               "ffn_hidden_size": 128, "text_in_dim": WIDTH, "rope_axes_dim": (16, 24, 24)}
-    return made(base.ErnieImage, kinds.ErnieImage, config, lambda network: network.final_linear, seed)
+    return made(base.ErnieImage, kinds.ErnieImage, config, lambda network: network.final_linear, seed, gain=4 * GAIN)
 
 
 def instruct(seed: int = 0):

@@ -28,6 +28,7 @@ WALKED = {  # kind -> maker, channels of a latent, and the encoder if it is not 
     "SD2 unCLIP": (kinds.unclip, 4), "Flux schnell": (kinds.schnell, 16),
 }
 PLAIN = ("Ernie", "PixelDiT")  # through which no gradient can be taken
+WITHOUT_GRADIENTS = {"method": "fixed point + negative prompt", "method__iterations": 2}
 SIZE = {"PixArt Alpha": (40, 40), "PixArt Sigma": (40, 40)}  # where the host divides by zero for smaller pictures
 
 
@@ -44,12 +45,16 @@ def apart(a, b) -> float:
 def test_a_picture_comes_back_and_is_edited(run_graph, figures, kind):
     make, channels, *encoder = WALKED[kind]
     scene = Scene(make, lambda: tiny.pictures(1, channels, *SIZE.get(kind, (8, 8)), scale=1.0), 4, "simple", *encoder)
-    rewriter = Scene.NONE if kind in PLAIN else Scene.PAPER
-    mirror, negative = scene.invert(rewriter, cfg=3.0), {"negative": scene.empty}
+    rewriter = WITHOUT_GRADIENTS if kind in PLAIN else Scene.PAPER
+    mirror = scene.invert(rewriter, cfg=3.0)
+    negative = {} if kind in PLAIN else {"negative": scene.empty}  # that rewriter's mirror brings one
     dog = scene.text("a photo of a dog")
     same = scene.sample(mirror, strength=0.0, cfg=3.0, **negative)
     unedited = scene.sample(mirror, positive=dog, strength=0.0, cfg=3.0, **negative)
     edited = scene.sample(mirror, positive=dog, **negative)
+    half, nothing = (
+        scene.add("MirrorEdit", model=scene.model, source=scene.source, target=dog, latent=scene.latent, seed=3,
+                  settings="balanced", strength=strength, region="everywhere", **scene.grid) for strength in (0.5, 0.0))
     code = scene.add("CycleDiffusionEncode", model=scene.model, positive=scene.source, latent=scene.latent, cfg=1.0,
                      denoise=0.8, encoder="dpm-encoder", encoder__seed=1, encoder__eta=0.5, **scene.grid)
     guider = scene.add("BasicGuider", model=scene.model, conditioning=scene.source)
@@ -60,6 +65,8 @@ def test_a_picture_comes_back_and_is_edited(run_graph, figures, kind):
     assert apart(samples(run, same), samples(run, mirror, 4)) < 1e-4
     assert apart(samples(run, unedited), samples(run, same)) < 1e-5  # whatever the length of its prompt
     assert torch.isfinite(samples(run, edited)).all() and apart(samples(run, edited), samples(run, same)) > 1e-3
+    assert apart(samples(run, nothing), picture) < 1e-5
+    assert torch.isfinite(samples(run, half)).all() and apart(samples(run, half), picture) > 1e-4
     assert apart(samples(run, back), picture) < 1e-5
     figures(f"{kind}: mirror returns to {run.outputs[mirror.id][2].displacement[-1].item():.3f} of the picture")
 
