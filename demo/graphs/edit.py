@@ -42,7 +42,7 @@ LoRAs and ControlNet go between the checkpoint and the edit.
 **Press Run.**"""
 
 SETTINGS = {"settings": "balanced", "steps": 25, "scheduler": "ddim_uniform", "strength": 1.0, "seed": 0,
-            "region": "auto"}
+            "region": "auto", "polish": .2}
 
 
 def edited(g: Graph, s: Start, before: list, after: list, *others: list, labels: str) -> None:

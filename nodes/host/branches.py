@@ -16,6 +16,7 @@ class Branch(Enum):
     SOURCE = "source"  # the picture as it was, one side of a walk of ours
     REFERENCE = "reference"  # the source side while controls read it, at the step of the edit
     EDIT = "edit"  # the edited side
+    POLISH = "polish"  # the finished edit drawn again: no control acts, which would hold it to the picture once more
     PROBE = "probe"  # the edited prompt on the recording, to find where the edit acts
 
 

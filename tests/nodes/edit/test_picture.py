@@ -186,6 +186,47 @@ def test_the_mask_and_the_latents_own_noise_mask_hold_the_rest(run_graph):
     assert "region empty: the mask allows no change" in report
 
 
+@pytest.mark.parametrize("kind", ["eps", "flow"])
+def test_polish_draws_again_where_the_edit_acted_and_only_there(run_graph, kind):
+    picture = through(KINDS[kind][0], given(KINDS[kind][1]))
+    mask = torch.zeros(1, 8, 8)
+    mask[..., :4] = 1
+    made = {}
+    for polish in (0.0, 0.4):
+        g = scene(kind)
+        made[polish] = results(run_graph, g, edit(g, mask=g.add(give(lambda: mask, "MASK"))(), polish=polish))
+    (plain, _, before), (again, _, report) = made.values()
+    assert torch.allclose(again[..., 4:], picture[..., 4:], atol=1e-5)
+    assert (again - plain)[..., :4].abs().max() > 1e-3 * picture.std()
+    assert "passes: 15 in" in before and "passes: 17 in" in report
+    g = scene(kind)
+    same, region, report = results(run_graph, g, edit(g, target=g.source, polish=0.4))
+    assert torch.equal(same, picture) and "passes: 12" not in report, "nothing to polish"
+
+
+def test_polish_leaves_controls_out_and_pictures_of_a_batch_alone(run_graph):
+    pictures = tiny.pictures(2)["samples"]
+
+    def polished(latent, seed: int, control=None):
+        g = Scene(latent=lambda: {"samples": latent})
+        model = g.model if control is None else g.add(control, model=g.model)()
+        return results(run_graph, g, edit(g, model=model, polish=0.4, seed=seed))[0]
+
+    both = polished(pictures, 3)
+    assert torch.allclose(both[1:], polished(pictures[1:], 4), atol=1e-5)
+    branches = []
+
+    def spied(model):
+        clone = model.clone()
+        clone.set_model_sampler_post_cfg_function(
+            lambda args: branches.append(args["model_options"]["transformer_options"]["mirror_branch"].name)
+            or args["denoised"])
+        return (clone,)
+
+    polished(pictures[:1], 3, node(spied, ("MODEL",), {"model": "MODEL"}))
+    assert branches[-2:] == ["POLISH"] * 2 and set(branches[:-2]) == {"SOURCE", "EDIT"}
+
+
 @pytest.mark.every_host
 def test_the_edit_shows_at_every_step_and_an_interrupt_leaves_nothing_patched(run_graph, host):
     model = tiny.unet()

@@ -1,0 +1,36 @@
+"""A finished edit drawn again from a little noise on, where it acted.
+
+A walk under shared noise adds up moves that were each seen through another noise: what they agree on is right, what
+they do not is left as a shimmer, of an ear that is gone or of the edge of a new one. A little noise hides that, and the
+network draws it as its pictures are (SDEdit, Meng et al., ICLR 2022), the original around it under the same noise
+(Blended Latent Diffusion, Avrahami et al., SIGGRAPH 2023).
+"""
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from .ddim import euler, moves
+from .sample import Branch
+from .shared_noise import signal
+
+
+def polished(
+    branch: Branch, edited: Tensor, picture: Tensor, region: Tensor, noise: Tensor, sigmas: Tensor,
+    flow: bool = False, on_step: Callable[[int, Tensor], None] | None = None,
+) -> Tensor:
+    """[B, C, H, W] the edit, noised to sigmas[0] and walked down again, `picture` where the region [B, 1, H, W] is 0.
+
+    `edited`, `picture` and the unit `noise` are [B, C, H, W], clean latents; `branch` answers for the edited prompt.
+    """
+
+    def noised(clean: Tensor, sigma: Tensor) -> Tensor:
+        return signal(sigma, flow) * clean + sigma * noise
+
+    x = noised(edited, sigmas[0])
+    for i, sigma, sigma_next in moves(sigmas):
+        x, around = euler(x, branch(x, sigma, i), sigma, sigma_next), noised(picture, sigma_next)
+        x = around + region * (x - around)
+        if on_step is not None:
+            on_step(i, x)
+    return x / signal(sigmas[-1], flow)
