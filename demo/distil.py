@@ -117,7 +117,8 @@ def settings(source: str, target: str) -> list[str]:
     """What the graph is told: the same words for every picture."""
     words = {"what is in the picture": WORDS["source"].format(source),
              "what should be there": WORDS["target"].format(target)}
-    return [*(f"{title}.text={text}" for title, text in words.items()), "MirrorEdit.polish=0"]  # networks learn the average
+    told = [f"{title}.text={text}" for title, text in words.items()]
+    return [*told, "MirrorEdit.polish=0"]       # which decides what is left open: a network learns the mean of it anyway
 
 
 def teacher(host, source: str, target: str):

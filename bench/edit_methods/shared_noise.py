@@ -65,7 +65,7 @@ METHODS = {
     "ours-20": Method(edit_picture, {"steps": 20}, about="the same in 20 steps"),
     "ours-faithful": Method(edit_picture, {"settings": "faithful"}, about="the same, the preset `faithful`"),
     "ours-bold": Method(edit_picture, {"settings": "bold"}, about="the preset `bold`"),
-    "ours+polish": Method(edit_picture, {"polish": .2}, about="with polish .2: drawn again where the edit acted"),
+    "ours-polished": Method(edit_picture, {"polish": .2}, about="with polish .2: drawn again where the edit acted"),
     "ours-decoded": Method(edit_picture, {"paste": False}, about="without the original's pixels put back"),
     "ours-everywhere": Method(edit_picture, {"paste": False, "region": "everywhere"}, about="without a region"),
     "ours+guidance": Method(controlled, {"control": "MirrorCrossAttentionGuidance", "amount": .15},
