@@ -118,7 +118,7 @@ def settings(source: str, target: str) -> list[str]:
     words = {"what is in the picture": WORDS["source"].format(source),
              "what should be there": WORDS["target"].format(target)}
     told = [f"{title}.text={text}" for title, text in words.items()]
-    return [*told, "MirrorEdit.polish=0"]       # which decides what is left open: a network learns the mean of it anyway
+    return [*told, "MirrorEdit.polish=0"]  # polish decides what is open; a network learns the mean of it anyway
 
 
 def teacher(host, source: str, target: str):
