@@ -63,9 +63,9 @@ class MirrorEdit(io.ComfyNode):
         for name, prompt in prompts.items():
             check_batch(text_of(prompt, name), len(samples))
         allowed = allowed_region(samples, mask=mask, noise_mask=latent.get("noise_mask"))
-        again = families.noise_levels(model, scheduler, max(1, round(polish * steps)), polish) if polish else None
         plan = Plan(
-            sigmas, chosen(settings), seed, places_of(latent), allowed, region == AUTO, families.is_flow(model), again,
+            sigmas, chosen(settings), seed, places_of(latent), allowed, region == AUTO, families.is_flow(model),
+            round(polish * (len(sigmas) - 1)),
         )
         made = walked(model, samples, prompts, plan) if edit_model is None else (
             walked_apart(model, edit_model, samples, prompts, plan))

@@ -49,12 +49,7 @@ class Plan(NamedTuple):
     allowed: Tensor | None  # [B or 1, 1, H, W]
     local: bool
     flow: bool
-    polish: Tensor | None = None  # [K+1] the levels on which the edit is drawn again, if any
-
-    @property
-    def again(self) -> int:
-        """How many passes that takes."""
-        return 0 if self.polish is None else len(self.polish) - 1
+    polish: int = 0  # last steps that are walked again by the edit alone
 
     @property
     def steps(self) -> int:
@@ -87,7 +82,7 @@ def walked(model, samples: Tensor, prompts: dict, plan: Plan) -> Made:
             walk, samples, lambda x, y, sigma, i: walk.denoise_pair(source(x, i), edit(y, i), sigma), plan
         )
 
-    evaluations = 2 * plan.steps * plan.guidance.draws + plan.again
+    evaluations = 2 * plan.steps * plan.guidance.draws + plan.polish
     made, count = run(
         model, samples, plan.sigmas, prompts, algorithm, evaluations=evaluations, reference=SHARED_NOISE
     )
@@ -116,7 +111,7 @@ def walked_apart(model, edit_model, samples: Tensor, prompts: dict, plan: Plan) 
 
     on_source = {name: prompts[name] for name in prompts if name != "target"}
     _, first = run(model, samples, plan.sigmas, on_source, look, evaluations=evaluations)
-    made, second = run(edit_model, samples, plan.sigmas, prompts, algorithm, evaluations=evaluations + plan.again)
+    made, second = run(edit_model, samples, plan.sigmas, prompts, algorithm, evaluations=evaluations + plan.polish)
     return Made(*made, (first.forwards + second.forwards) / len(samples))
 
 
@@ -151,7 +146,7 @@ def _edited(walk: Walk, samples: Tensor, predict: Pair, plan: Plan) -> tuple[Ten
     edited = plan.walk(predict, picture, keep=keep, on_step=on_step)
     acted = _within(allowed, latent_region(edited - picture, picture))
     again = acted if plan.local else _within(allowed, torch.ones_like(acted))
-    if plan.polish is not None and not torch.equal(edited, picture) and again.any():
+    if plan.polish and not torch.equal(edited, picture) and again.any():
         edited = _polished(walk, picture, edited, again, plan)
     return cpu(picture), cpu(edited), cpu(acted), changes
 
@@ -163,7 +158,7 @@ def _polished(walk: Walk, picture: Tensor, edited: Tensor, region: Tensor, plan:
     def branch(x: Tensor, sigma: Tensor, i: int) -> Tensor:
         return walk.denoise(x, sigma, prompt, branch=Branch.POLISH)
 
-    return polished(branch, edited, picture, region, noise, plan.polish.to(picture), plan.flow)
+    return polished(branch, edited, picture, region, noise, plan.sigmas[-1 - plan.polish:].to(picture), plan.flow)
 
 
 def _within(allowed: Tensor | None, x: Tensor) -> Tensor:

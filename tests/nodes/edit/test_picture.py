@@ -200,6 +200,9 @@ def test_polish_draws_again_where_the_edit_acted_and_only_there(run_graph, kind)
     assert (again - plain)[..., :4].abs().max() > 1e-3 * picture.std()
     assert "passes: 15 in" in before and "passes: 17 in" in report
     g = scene(kind)
+    hardly = results(run_graph, g, edit(g, mask=g.add(give(lambda: mask, "MASK"))(), polish=1e-30))[0]
+    assert torch.equal(hardly, plain), "less than a step"
+    g = scene(kind)
     same, region, report = results(run_graph, g, edit(g, target=g.source, polish=0.4))
     assert torch.equal(same, picture) and "passes: 12" not in report, "nothing to polish"
 
