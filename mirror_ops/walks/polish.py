@@ -6,8 +6,6 @@ network draws it as its pictures are (SDEdit, Meng et al., ICLR 2022), the origi
 (Blended Latent Diffusion, Avrahami et al., SIGGRAPH 2023).
 """
 
-from collections.abc import Callable
-
 from torch import Tensor
 
 from .ddim import euler, moves
@@ -16,8 +14,7 @@ from .shared_noise import signal
 
 
 def polished(
-    branch: Branch, edited: Tensor, picture: Tensor, region: Tensor, noise: Tensor, sigmas: Tensor,
-    flow: bool = False, on_step: Callable[[int, Tensor], None] | None = None,
+    branch: Branch, edited: Tensor, picture: Tensor, region: Tensor, noise: Tensor, sigmas: Tensor, flow: bool = False
 ) -> Tensor:
     """[B, C, H, W] the edit, noised to sigmas[0] and walked down again, `picture` where the region [B, 1, H, W] is 0.
 
@@ -31,6 +28,4 @@ def polished(
     for i, sigma, sigma_next in moves(sigmas):
         x, around = euler(x, branch(x, sigma, i), sigma, sigma_next), noised(picture, sigma_next)
         x = around + region * (x - around)
-        if on_step is not None:
-            on_step(i, x)
     return x / signal(sigmas[-1], flow)
