@@ -9,8 +9,9 @@ from ...mirror_ops.measure.colormap import draw_maps, unit
 from ...mirror_ops.walks.trajectory import Mirror
 from ..host.attention import WordMaps, watch_cross_attention
 from ..host.branches import Branch
-from ..host.denoiser import Walk, run
+from ..host.denoiser import run
 from ..host.identity import check_made_with
+from ..host.walk import Walk
 from ..host.words import alike, encoding, positions
 from ..types import MirrorType, category
 

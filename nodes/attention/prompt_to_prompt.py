@@ -21,8 +21,9 @@ from ...mirror_ops.walks.trajectory import Mirror, cpu
 from ..host.attach import attach, get_reference
 from ..host.blocked import unknown
 from ..host.branches import Branch
-from ..host.denoiser import Walk, run
+from ..host.denoiser import run
 from ..host.prompt_control import LocalBlend, PromptControl
+from ..host.walk import Walk
 from ..host.word_maps import Texts, WordHeat, names
 from ..host.words import positions, tokenized
 from ..types import category, mirror_input

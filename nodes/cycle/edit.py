@@ -12,11 +12,12 @@ from ...mirror_ops.stochastic.sdedit import sdedit
 from ...mirror_ops.walks.precision import seen_in
 from ..host import families
 from ..host.branches import Branch
-from ..host.denoiser import Walk, run
+from ..host.denoiser import run
 from ..host.files import problem
 from ..host.prompts import ABSENT, check_negative, prompts_at
 from ..host.solver import denoiser_of, pair_of, solver_context
 from ..host.values import mask_at
+from ..host.walk import Walk
 from ..reports import shown
 from ..types import ReportType, category
 from .encode import Encoder, chosen, encoded, encoder_input, grid_inputs, levels

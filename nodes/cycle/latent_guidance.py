@@ -24,12 +24,13 @@ from ...mirror_ops.stochastic.langevin import (
 from ..host import differentiable_clip as differentiable_clip
 from ..host import families
 from ..host.conditioning import text_of
-from ..host.denoiser import Walk, run
+from ..host.denoiser import run
 from ..host.files import check_prefix, own_file, problem
 from ..host.identity import identity, marks
 from ..host.noises import GivenNoise, empty_latent, noise_spread
 from ..host.prompts import ABSENT, check_negative, prompts_at
 from ..host.values import SEEDS
+from ..host.walk import Walk
 from ..reports import shown
 from ..types import category
 from .energies import EnergyType

@@ -14,10 +14,11 @@ from ...mirror_ops.walks.precision import seen_in
 from ..host import families
 from ..host.branches import Branch
 from ..host.clip_space import check_belong, image_embedding, text_embedding
-from ..host.denoiser import Walk, run
+from ..host.denoiser import run
 from ..host.files import problem
 from ..host.prompts import ABSENT, check_negative, prompts_at
 from ..host.solver import denoiser_of, solver_context
+from ..host.walk import Walk
 from ..reports import shown
 from ..types import category
 from .encode import Encoder, chosen, encoder_input, levels

@@ -21,8 +21,8 @@ from ..host.conditioning import (
     with_pooled,
     with_text,
 )
-from ..host.denoiser import Asked, Walk
 from ..host.processed import Entries
+from ..host.walk import Asked, Walk
 
 KEPT_NEGATIVE = "kept negative"
 

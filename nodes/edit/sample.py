@@ -15,10 +15,11 @@ from ...mirror_ops.walks.trajectory import Mirror, cpu
 from ..host import families
 from ..host.attach import SHARED_NOISE
 from ..host.count import Count
-from ..host.denoiser import Walk, run
+from ..host.denoiser import run
 from ..host.families import latent_out
 from ..host.identity import check_made_with
 from ..host.values import mask_at
+from ..host.walk import Walk
 from ..reports import shown
 from ..types import DirectionType, MirrorType, ReportType, category
 from .mirror_prompts import KEPT_NEGATIVE, Against, MirrorBranches, fitted, negatives_of, prompts_of, schedule_of

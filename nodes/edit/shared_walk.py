@@ -13,7 +13,8 @@ from ...mirror_ops.walks.shared_noise import coarse, noise_of, picture_generator
 from ...mirror_ops.walks.trajectory import cpu
 from ..host.attach import SHARED_NOISE
 from ..host.branches import Branch
-from ..host.denoiser import Asked, Walk, run
+from ..host.denoiser import run
+from ..host.walk import Asked, Walk
 
 Ask = Callable[[Tensor, int], Asked]  # of a side: its latent, the step
 

@@ -8,8 +8,9 @@ from ...mirror_ops.walks.trajectory import Mirror, cpu
 from ..host.blocked import unknown
 from ..host.branches import Branch
 from ..host.conditioning import check_batch, text_of, with_pooled, with_text
-from ..host.denoiser import Walk, run
+from ..host.denoiser import run
 from ..host.guidance_control import Pull, ToPicture, ToRecording, Window
+from ..host.walk import Walk
 from ..types import category, mirror_input
 from .proximal import threshold_input, threshold_of, window_inputs
 

@@ -6,7 +6,7 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
-from .denoiser import Walk
+from .walk import Walk
 
 
 class GivenNoise:

@@ -10,8 +10,8 @@ from ...mirror_ops.guidance.classifier_free import Denoiser
 from ...mirror_ops.inversion.solvers import SolverContext
 from ...mirror_ops.walks.sample import Pair
 from .branches import Branch
-from .denoiser import Asked, Walk
 from .families import input_scale, is_flow
+from .walk import Asked, Walk
 
 
 def solver_context(walk: Walk, model, sigmas: Tensor) -> SolverContext:

@@ -8,11 +8,12 @@ from torch import Tensor
 
 from ...mirror_ops.inversion.solvers import Bdia, Edict, EditFriendly, SolverContext
 from ..host import families
-from ..host.denoiser import Walk, run
+from ..host.denoiser import run
 from ..host.files import problem
 from ..host.prompts import ABSENT, check_negative, prompts_at
 from ..host.solver import denoiser_of, replay, solver_context
 from ..host.values import SEEDS
+from ..host.walk import Walk
 from ..types import category
 
 

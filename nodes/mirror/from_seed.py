@@ -10,12 +10,13 @@ from ...mirror_ops.walks.trajectory import Mirror, cpu
 from ..host import families
 from ..host.branches import Branch
 from ..host.conditioning import pooled_of, text_of
-from ..host.denoiser import Walk, run
+from ..host.denoiser import run
 from ..host.files import problem
 from ..host.identity import identity
 from ..host.noises import empty_latent, noisy_start, seeded_noise
 from ..host.prompts import ABSENT, check_negative, prompts_at
 from ..host.values import mask_at
+from ..host.walk import Walk
 from ..types import MirrorType, category
 
 

@@ -23,11 +23,12 @@ from ..host import families
 from ..host.branches import Branch
 from ..host.conditioning import Conditioning, pooled_of, scheduled, text_of
 from ..host.count import Count
-from ..host.denoiser import Walk, run
+from ..host.denoiser import run
 from ..host.files import problem
 from ..host.identity import identity
 from ..host.prompts import ABSENT, check_negative, prompts_for
 from ..host.values import mask_at
+from ..host.walk import Walk
 from ..types import MirrorType, RewriterType, category
 
 TARGET, CURRENT = "target (null-text family)", "current (pix2pix-zero family)"
