@@ -1,7 +1,8 @@
 """From how much something changed, place by place, to where it changed: rules that need no threshold set by hand.
 
-All take a change [B, 1, H, W] >= 0 and give a region [B, 1, H, W] in [0, 1]. `otsu_region` is the one in use here; the
-others are those of recent editors, as their codes have them, to compare with (`run.py bench edits`: region IoU).
+The rules take a change [B, 1, H, W] >= 0 and give a region [B, 1, H, W] in [0, 1]. `otsu_region` is the one in use here,
+on latents as `seen_region`; the others are those of recent editors, as their codes have them, to compare with
+(`run.py bench edits`: region IoU).
 """
 
 import torch
@@ -10,17 +11,20 @@ from torch.nn.functional import avg_pool2d, max_pool2d, pad
 
 SPREAD = 0.5  # how far a cell listens to its 3 x 3 neighbourhood: one cell alone is noise
 LEVEL = 0.01  # hills closer than this (1 % of change) are one
-DIGITS = 1e-5  # of the values compared: where all that differs is rounding, all is equal
+DIGITS = 1e-5  # of the values compared: a floor under changes, so that what rounds to nothing has a logarithm
+UNSEEN = 1e-3  # of the largest value of a latent: less is not seen once it is decoded, as rounding is not
 HARD = (0.0, 1e-6)  # the ramp of a region without a soft edge
 
 
-def change(difference: Tensor, compared: Tensor) -> Tensor:
-    """[B, 1, H, W] the rms of a difference [B, N, C, H, W] over steps and channels, and never less than rounding is.
-
-    compared [B, N, C, H, W] says how large the values are.
+def seen_region(difference: Tensor, compared: Tensor, ramp: tuple[float, float]) -> Tensor:
+    """[B, 1, H, W] the `otsu_region` of a difference [B, N, C, H, W] of latents at N steps, its rms over steps and
+    channels. All 0 where all of it is so little, beside the latents `compared` [B, N, C, H, W], that nobody will see it.
     """
-    digits = DIGITS * compared.abs().mean(dim=(1, 2, 3, 4)).clamp(min=1e-7)
-    return difference.square().mean(dim=(1, 2))[:, None].sqrt() + digits.reshape(-1, 1, 1, 1)
+    floor = DIGITS * compared.abs().mean(dim=(1, 2, 3, 4)).clamp(min=1e-7)
+    change = difference.square().mean(dim=(1, 2))[:, None].sqrt() + floor.reshape(-1, 1, 1, 1)
+    largest, contrast = (x.abs().amax(dim=(1, 2, 3, 4)).reshape(-1, 1, 1, 1) for x in (difference, compared))
+    region = otsu_region(change, ramp)
+    return torch.where(largest > UNSEEN * contrast, region, torch.zeros_like(region))
 
 
 def otsu_region(

@@ -6,18 +6,17 @@ import torch
 from torch import Tensor
 
 from .finders import (
-    change,
     grown,
     min_max_region,
     otsu_region,
     quantile_sigmoid_region,
+    seen_region,
     similarity_region,
     softened,
 )
 
 DECIDED = 0.8  # of the walk: earlier the edit has not decided where it acts
 LATENT_RAMP = (-0.1, 0.2)  # the soft edge of a region of cells, from the valley upwards
-UNSEEN = 1e-3  # of the largest value of a latent: less is not seen once it is decoded
 VISIBLE = 1e-3  # of a picture's range: less is not seen, nor told from rounding to 8 bits
 NOTHING = 2 / 255  # where no pixel changed by more, there is no edit
 AROUND = 2  # pixels: a change is read off the 5 x 5 around each
@@ -30,9 +29,7 @@ Rule = Callable[[Tensor, Tensor], Tensor]
 def latent_region(edit: Tensor, picture: Tensor) -> Tensor:
     """[B, 1, H, W] in [0, 1]: where the edit so far, a difference [B, C, H, W] from the `picture`, has moved. All 0
     where it has moved so little that nobody will see it, as rounding does."""
-    region = otsu_region(change(edit[:, None], picture[:, None]), LATENT_RAMP)
-    largest, contrast = (x.abs().amax(dim=(1, 2, 3), keepdim=True) for x in (edit, picture))
-    return torch.where(largest > UNSEEN * contrast, region, torch.zeros_like(region))
+    return seen_region(edit[:, None], picture[:, None], LATENT_RAMP)
 
 
 def late_region(picture: Tensor, steps: int, begin: float = DECIDED) -> Callable[[int, Tensor], Tensor]:

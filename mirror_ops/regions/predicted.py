@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..walks.ddim import implied_denoised
-from .finders import change, otsu_region
+from .finders import seen_region
 from .found import latent_region
 
 FIRST, STRIDE = 0.04, 0.12  # of the walk: eight looks at what the edit changes, from the outline to the details
@@ -31,7 +31,8 @@ Look = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]
 def edited_region(
     look: Look, sigmas: Tensor, latents: Tensor, way_back: Tensor | None = None, another_model: bool | None = None,
 ) -> Tensor:
-    """[B, 1, H, W] in [0, 1]: 1 where the edit acts on the recorded `latents` [T+1, B, C, H, W], 0 where it does not.
+    """[B, 1, H, W] in [0, 1]: 1 where the edit acts on the recorded `latents` [T+1, B, C, H, W], 0 where it does not,
+    and everywhere if the predictions differ by no more than rounding or what nobody will see.
 
     `look(x, sigma, i) -> (kept, edited)` gives the predictions of the two prompts, at the steps that `probes` names.
     Their squared difference is summed over steps and channels: steps that decide more of the edit so count for more.
@@ -49,7 +50,7 @@ def edited_region(
             drift = torch.stack([way_back[i] - latents[i] for i in at], dim=1)
             another_model = _another_model(before - retraced, drift, before)
         before = torch.where(torch.as_tensor(another_model, device=before.device), retraced, before)
-    return otsu_region(change(after - before, before), FIRST_RAMP)
+    return seen_region(after - before, before, FIRST_RAMP)
 
 
 def _moved_by(latents: Tensor, sigmas: Tensor, at: Sequence[int]) -> Tensor:

@@ -59,6 +59,21 @@ def test_no_edit_gives_no_region():
     assert otsu_region(torch.ones(1, 1, 4, 4), LATENT_RAMP).max() == 0
 
 
+def test_rounding_is_no_edit_beside_an_edit_that_is():
+    """Values larger on one side than on the other, as a picture's are, round more there."""
+    latents, sigmas = torch.randn(11, 2, 4, 16, 16), torch.linspace(10, 0, 11)
+    slope = torch.linspace(0.2, 3.0, 16)
+
+    def look(x, sigma, i):
+        before = slope * torch.randn(x.shape, generator=torch.Generator().manual_seed(i))
+        after = before * (1 + 1e-7 * torch.randn(x.shape, generator=torch.Generator().manual_seed(99 + i)))
+        after[1, :, 4:9, 6:12] += 1
+        return before, after
+
+    rounded, edited = edited_region(look, sigmas, latents)
+    assert rounded.max() == 0 and edited[:, 5:8, 7:11].min() == 1
+
+
 def test_once_the_edit_stands_the_region_is_what_it_changes_itself():
     first = torch.zeros(2, 1, 16, 16)
     first[..., 4:9, 6:12] = 1
