@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import max_pool2d
 
-from ..stochastic.dpm_encoder import signal
 from ..walks.ddim import euler
+from ..walks.noise import signal
 
 Prox = Callable[[Tensor, Tensor | float], Tensor]
 

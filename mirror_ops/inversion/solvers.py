@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from ..guidance.classifier_free import Denoiser
-from ..stochastic.dpm_encoder import Code, dpm_decode, seeded
+from ..stochastic.dpm_encoder import Code, dpm_decode
 from ..stochastic.edit_friendly import edit_friendly_encode
 from ..walks.ddim import InputScale
+from ..walks.noise import seeded
 from ..walks.precision import seen_in
 from .bdia import bdia_decode, bdia_encode
 from .edict import edict_decode, edict_encode

@@ -1,7 +1,7 @@
 """From how much something changed, place by place, to where it changed: rules that need no threshold set by hand.
 
-The rules take a change [B, 1, H, W] >= 0 and give a region [B, 1, H, W] in [0, 1]. `otsu_region` is the one in use here,
-on latents as `seen_region`; the others are those of recent editors, as their codes have them, to compare with
+The rules take a change [B, 1, H, W] >= 0 and give a region [B, 1, H, W] in [0, 1]. `otsu_region` is the one in use
+here, on latents as `seen_region`; the others are those of recent editors, as their codes have them, to compare with
 (`run.py bench edits`: region IoU).
 """
 
@@ -18,7 +18,8 @@ HARD = (0.0, 1e-6)  # the ramp of a region without a soft edge
 
 def seen_region(difference: Tensor, compared: Tensor, ramp: tuple[float, float]) -> Tensor:
     """[B, 1, H, W] the `otsu_region` of a difference [B, N, C, H, W] of latents at N steps, its rms over steps and
-    channels. All 0 where all of it is so little, beside the latents `compared` [B, N, C, H, W], that nobody will see it.
+    channels. All 0 where all of it is so little, beside the latents `compared` [B, N, C, H, W], that nobody will see
+    it.
     """
     floor = DIGITS * compared.abs().mean(dim=(1, 2, 3, 4)).clamp(min=1e-7)
     change = difference.square().mean(dim=(1, 2))[:, None].sqrt() + floor.reshape(-1, 1, 1, 1)

@@ -30,6 +30,7 @@ from torch import Generator, Tensor
 
 from ..guidance.classifier_free import Denoiser
 from ..walks.ddim import moves
+from ..walks.noise import draw, noised, signal
 from ..walks.sample import Pair
 from ..walks.schedules import check_grid
 
@@ -176,26 +177,6 @@ def ancestral_split(sigma: Tensor, sigma_next: Tensor, eta: float, flow: bool = 
     ratio = sigma_next * signal(sigma, flow) / (signal(sigma_next, flow) * sigma)
     up = eta * sigma_next * (1 - ratio**2).sqrt()
     return (sigma_next**2 - up**2).sqrt(), up
-
-
-def signal(sigma: Tensor, flow: bool) -> Tensor:
-    """a in x = a x0 + sigma n."""
-    return 1 - sigma if flow else torch.ones_like(sigma)
-
-
-def noised(picture: Tensor, noise: Tensor, sigma: Tensor, flow: bool) -> Tensor:
-    """The picture at level sigma under the given noise."""
-    return signal(sigma, flow) * picture + sigma * noise
-
-
-def draw(x: Tensor, generator: Generator) -> Tensor:
-    """Gaussian noise in the shape of x, drawn in float32 on the generator's device: the same on every machine."""
-    return torch.randn(x.shape, generator=generator, device=generator.device).to(x)
-
-
-def seeded(seed: int) -> Generator:
-    """A generator on the CPU. Seeds as large as any begin again at 2^64."""
-    return Generator().manual_seed(seed % 2**64)
 
 
 def check_stochastic(sigmas: Tensor, eta: float, flow: bool) -> None:

@@ -12,7 +12,8 @@ picture; and the mean uses eta^2, where the code uses eta (equal at eta 1).
 from torch import Generator, Tensor
 
 from ..guidance.classifier_free import Denoiser
-from .dpm_encoder import Code, Propose, dpm_encode, draw, noised
+from ..walks.noise import draw, noised
+from .dpm_encoder import Code, Propose, dpm_encode
 
 
 def independent(picture: Tensor, sigmas: Tensor, eta: float, generator: Generator, flow: bool) -> Propose:

@@ -21,7 +21,8 @@ from torch import Generator, Tensor
 from ..guidance.classifier_free import Denoiser
 from ..storage.tensor_file import FileKind
 from ..walks.ddim import moves
-from .dpm_encoder import ancestral_mean, draw, seeded
+from ..walks.noise import draw, seeded
+from .dpm_encoder import ancestral_mean
 
 SINGLE = (torch.float32,)
 FILE = FileKind("mirror-langevin", 1, "walk of latent guidance", {"z": (5, SINGLE), "best": (5, SINGLE)})

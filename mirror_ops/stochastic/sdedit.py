@@ -11,7 +11,8 @@ import torch
 from torch import Generator, Tensor
 
 from ..guidance.classifier_free import Denoiser
-from .dpm_encoder import check_stochastic, dpm_decode, draw, noised
+from ..walks.noise import draw, noised
+from .dpm_encoder import check_stochastic, dpm_decode
 
 
 def sdedit(

@@ -9,8 +9,8 @@ network draws it as its pictures are (SDEdit, Meng et al., ICLR 2022), the origi
 from torch import Tensor
 
 from .ddim import euler, moves
+from .noise import noised, signal
 from .sample import Branch
-from .shared_noise import signal
 
 
 def polished(
@@ -20,12 +20,8 @@ def polished(
 
     `edited`, `picture` and the unit `noise` are [B, C, H, W], clean latents; `branch` answers for the edited prompt.
     """
-
-    def noised(clean: Tensor, sigma: Tensor) -> Tensor:
-        return signal(sigma, flow) * clean + sigma * noise
-
-    x = noised(edited, sigmas[0])
+    x = noised(edited, noise, sigmas[0], flow)
     for i, sigma, sigma_next in moves(sigmas):
-        x, around = euler(x, branch(x, sigma, i), sigma, sigma_next), noised(picture, sigma_next)
+        x, around = euler(x, branch(x, sigma, i), sigma, sigma_next), noised(picture, noise, sigma_next, flow)
         x = around + region * (x - around)
     return x / signal(sigmas[-1], flow)

@@ -7,17 +7,17 @@ et al., 2312.04965, algorithm 1). Where both sides are told the same, the differ
 is, at any guidance and on any grid.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Generator, Tensor
 
 from ..regions.finders import softened
 from .ddim import moves, to_d
+from .noise import noise_of, noised, signal
 from .sample import Pair
 
 Keep = Callable[[int, Tensor], Tensor]
-SEEDS = 2**64
 HIDES = 4.5  # the level at which noise, averaged over the cells below, is as large as the picture's own contrast
 COARSE = 2  # cells: the mean of 5 x 5
 
@@ -76,30 +76,9 @@ def coarse(change: Tensor, sigma: Tensor, flow: bool = False) -> Tensor:
     return softened(change, COARSE) if sigma > HIDES * signal(sigma, flow) else change
 
 
-def signal(sigma: Tensor, flow: bool) -> Tensor | float:
-    """How much of the picture a noised latent of this level holds: 1, or 1 - sigma for a flow model."""
-    return 1 - sigma if flow else 1.0
-
-
-def noise_of(generators: Sequence[Generator], like: Tensor, antithetic: bool) -> Iterator[Tensor]:
-    """Unit noises [B, C, H, W] without end, each picture's from its own generator, drawn on the CPU: the same on every
-    device."""
-    while True:
-        drawn = [torch.randn(like.shape[1:], generator=g, dtype=like.dtype) for g in generators]
-        noise = torch.stack(drawn).to(like.device)
-        yield noise
-        if antithetic:
-            yield -noise
-
-
-def picture_generators(seed: int, places: Sequence[int]) -> list[Generator]:
-    """A generator for each picture: that of `seed` + its place in the batch it belongs to. Seeds are 64-bit."""
-    return [torch.Generator().manual_seed((seed + place) % SEEDS) for place in places]
-
-
 def _noised_alike(predict, picture, offset, noise, sigma, i, flow) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """(x_source, D_source, x_edit, D_edit) under one noise."""
-    x_s = signal(sigma, flow) * picture + sigma * noise
+    x_s = noised(picture, noise, sigma, flow)
     x_e = x_s + offset
     kept, edited = predict(x_s, x_e, sigma, i)
     return x_s, kept, x_e, edited

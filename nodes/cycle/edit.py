@@ -7,8 +7,9 @@ from torch import Tensor
 
 from ...mirror_ops.inversion.solvers import SolverContext
 from ...mirror_ops.measure.report import EditReport, change
-from ...mirror_ops.stochastic.dpm_encoder import cycle_diffusion, dpm_decode, seeded
+from ...mirror_ops.stochastic.dpm_encoder import cycle_diffusion, dpm_decode
 from ...mirror_ops.stochastic.sdedit import sdedit
+from ...mirror_ops.walks.noise import seeded
 from ...mirror_ops.walks.precision import seen_in
 from ..host import families
 from ..host.branches import Branch
@@ -24,11 +25,13 @@ from .encode import Encoder, chosen, encoded, encoder_input, grid_inputs, levels
 
 
 class Plan(NamedTuple):
-    sigmas: Tensor
+    """How a picture is encoded, decoded and polished."""
+
+    sigmas: Tensor  # [T+1]
     encoder: Encoder
     source_cfg: float
     cfg: float
-    refine: int
+    refine: int  # last steps that are drawn anew
     mask: Tensor | None  # [B or 1, 1, H, W] where the picture may change
 
 

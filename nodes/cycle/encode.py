@@ -7,9 +7,10 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ...mirror_ops.inversion.solvers import SolverContext
-from ...mirror_ops.stochastic.dpm_encoder import Path, dpm_encode, posterior, seeded
+from ...mirror_ops.stochastic.dpm_encoder import Path, dpm_encode, posterior
 from ...mirror_ops.stochastic.edit_friendly import independent
 from ...mirror_ops.stochastic.noise_code import NoiseCode
+from ...mirror_ops.walks.noise import seeded
 from ...mirror_ops.walks.precision import seen_in
 from ...mirror_ops.walks.provenance import Provenance
 from ...mirror_ops.walks.trajectory import Mirror, cpu
@@ -40,9 +41,11 @@ class Encoder:
 
     @property
     def path(self) -> Path:
+        """The noisy path of this encoder, as `dpm_encode` takes it."""
         return PATHS[self.name][0]
 
     def generator(self, trial: int = 0) -> torch.Generator:
+        """The randomness of one trial, on the CPU: that of `seed` + trial."""
         return seeded(self.seed + trial)
 
 
@@ -63,6 +66,7 @@ def encoder_input() -> io.DynamicCombo.Input:
 
 
 def chosen(encoder: dict) -> Encoder:
+    """The encoder that `encoder_input` was set to."""
     return Encoder(encoder["encoder"], encoder["seed"], encoder["eta"])
 
 

@@ -9,8 +9,9 @@ from ...mirror_ops.measure.report import EditReport, change, coverage
 from ...mirror_ops.regions.found import late_region
 from ...mirror_ops.regions.predicted import edited_region, probes, walked_region
 from ...mirror_ops.walks.edit_schedule import EditSchedule, amounts, guidance
+from ...mirror_ops.walks.noise import picture_generators
 from ...mirror_ops.walks.sample import Region, mirror_sample
-from ...mirror_ops.walks.shared_noise import coarse, picture_generators, shared_noise
+from ...mirror_ops.walks.shared_noise import coarse, shared_noise
 from ...mirror_ops.walks.trajectory import Mirror, cpu
 from ..host import families
 from ..host.attach import SHARED_NOISE
@@ -18,7 +19,7 @@ from ..host.count import Count
 from ..host.denoiser import run
 from ..host.families import latent_out
 from ..host.identity import check_made_with
-from ..host.values import mask_at
+from ..host.values import SEEDS, mask_at
 from ..host.walk import Walk
 from ..reports import shown
 from ..types import DirectionType, MirrorType, ReportType, category
@@ -233,7 +234,7 @@ def _walk_inputs() -> list:
             tooltip="Guidance of the rest. 1: unguided, at half the cost; shared noise is best with 1.25.",
         ),
         io.Int.Input(
-            "seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=False, optional=True,
+            "seed", default=0, **SEEDS, control_after_generate=False, optional=True,
             advanced=True, tooltip="Of shared noise.",
         ),
     ]

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from ...mirror_ops.regions.found import late_region, latent_region
+from ...mirror_ops.walks.noise import noise_of, picture_generators
 from ...mirror_ops.walks.polish import polished
 from ...mirror_ops.walks.sample import Pair
-from ...mirror_ops.walks.shared_noise import coarse, noise_of, picture_generators, shared_noise
+from ...mirror_ops.walks.shared_noise import coarse, shared_noise
 from ...mirror_ops.walks.trajectory import cpu
 from ..host.attach import SHARED_NOISE
 from ..host.branches import Branch
@@ -54,6 +55,7 @@ class Plan(NamedTuple):
 
     @property
     def steps(self) -> int:
+        """T, the moves from the first level to the last."""
         return len(self.sigmas) - 1
 
     def walk(self, predict: Pair, picture: Tensor, **more) -> Tensor:

@@ -19,12 +19,13 @@ from mirror_ops.regions.found import late_region, latent_region, picture_region
 from mirror_ops.regions.predicted import edited_region, walked_region
 from mirror_ops.rewriting.redescribe import redescribe
 from mirror_ops.rewriting.rewriters import Adam, null_text
-from mirror_ops.stochastic.dpm_encoder import dpm_decode, dpm_encode, seeded
+from mirror_ops.stochastic.dpm_encoder import dpm_decode, dpm_encode
 from mirror_ops.stochastic.edit_friendly import edit_friendly_encode
 from mirror_ops.walks.ddim import euler
 from mirror_ops.walks.edit_schedule import amounts, guidance
+from mirror_ops.walks.noise import picture_generators, seeded
 from mirror_ops.walks.schedules import current_labels
-from mirror_ops.walks.shared_noise import picture_generators, shared_noise
+from mirror_ops.walks.shared_noise import shared_noise
 from mirror_ops.walks.slerp import slerp
 
 GOLDEN = load_file(golden.FILE)
