@@ -37,9 +37,12 @@ class MirrorExtension(ComfyExtension):
     """What ComfyUI asks for the pack's nodes."""
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        """All nodes, each checking its inputs before it runs."""
         return found()
 
 
 async def comfy_entrypoint() -> MirrorExtension:
+    """The extension, as ComfyUI asks for it once; the edits that come with the pack are among its models from then on.
+    """
     show_shipped_edits()
     return MirrorExtension()

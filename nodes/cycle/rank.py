@@ -25,6 +25,8 @@ from .encode import Encoder, chosen, encoder_input, levels
 
 
 class Candidate(NamedTuple):
+    """The settings of one edit of the ensemble."""
+
     trial: int
     source_cfg: float
     cfg: float

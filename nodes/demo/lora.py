@@ -6,6 +6,8 @@ from ...demo import domains
 
 
 class MirrorDemoLora(io.ComfyNode):
+    """The demo model that knows one species."""
+
     @classmethod
     def define_schema(cls):
         return io.Schema(

@@ -14,6 +14,8 @@ AS_SEED = "from the seed"
 
 
 class MirrorDemoModel(io.ComfyNode):
+    """The embedded model, its text encoder and its autoencoder."""
+
     @classmethod
     def define_schema(cls):
         return io.Schema(
@@ -32,6 +34,8 @@ class MirrorDemoModel(io.ComfyNode):
 
 
 class MirrorDemoScene(io.ComfyNode):
+    """A picture of the embedded world, and the exact answer to an edit of it."""
+
     @classmethod
     def define_schema(cls):
         kinds = [io.Combo.Input(name, options=[AS_SEED, *values], default=AS_SEED, advanced=name != "species",

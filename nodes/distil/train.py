@@ -13,6 +13,7 @@ from ...mirror_ops.distillation.pairs import Pair, read_pairs
 from ...mirror_ops.distillation.training import Plan, State, train
 from ...mirror_ops.measure.within import psnr_within
 from ..host import training
+from ..host.values import SEEDS
 from ..reports import shown
 from ..types import category
 
@@ -62,7 +63,7 @@ class MirrorTrainEdit(io.ComfyNode):
                     ),
                 ),
                 io.Int.Input(
-                    "seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=False, optional=True,
+                    "seed", default=0, **SEEDS, control_after_generate=False, optional=True,
                     tooltip="Of the first weights and the order of the pairs.",
                 ),
             ],
@@ -93,7 +94,7 @@ class MirrorTrainEdit(io.ComfyNode):
             "seed": seed, "shape": network.shape_fields(plan.shape), "base": plan.base, "held_back": figures,
         })
         unfinished.unlink(missing_ok=True)
-        report = said(training.listed_name(file), len(learnt_from), len(held_back), figures)
+        report = _said(training.listed_name(file), len(learnt_from), len(held_back), figures)
         picture = sheet(finished, held_back)
         images = torch.from_numpy(np.asarray(picture, np.float32) / 255)[None]
         return io.NodeOutput(training.as_upscale_model(file), images, report, ui=shown(report, images, cls))
@@ -175,7 +176,7 @@ def sheet(edit, pairs: list[Pair], side: int = 128) -> Image.Image:
     return grid
 
 
-def said(file: str, learnt: int, held: int, figures: dict) -> str:
+def _said(file: str, learnt: int, held: int, figures: dict) -> str:
     return (
         f"`{file}` is in Load Upscale Model now (press R if the list is old). Learnt from {learnt} pairs. On {held} "
         f"pairs that it has not seen: {figures['inside']:.1f} dB from the teacher inside the edit, "

@@ -7,6 +7,7 @@ from torch import Tensor
 from ...mirror_ops.directions.sentences import fill
 from ..host.local_models import library, loaded, model_folder, stopping
 from ..host.progress import progress_bar
+from ..host.values import SEEDS
 from ..reports import shown
 from ..types import category
 
@@ -79,7 +80,7 @@ class MirrorSentences(io.ComfyNode):
                 io.String.Input("model", tooltip="A folder with an instruction model in transformers' format: its "
                                 "path, or one below ComfyUI's models folder. Nothing is downloaded."),
                 io.Int.Input("count", default=256, min=1, max=10000, tooltip="Sentences in all; the paper uses 1000."),
-                io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=False),
+                io.Int.Input("seed", default=0, **SEEDS, control_after_generate=False),
                 io.String.Input("instruction", default=ASKS, multiline=True, optional=True, advanced=True,
                                 tooltip="In braces, word stands for the word and a for its article."),
             ],

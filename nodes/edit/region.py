@@ -103,6 +103,7 @@ def check_counts(**counts: int) -> None:
 
 
 def edge_inputs() -> list:
+    """Widgets of a region's edge."""
     return [
         io.Int.Input("widen", default=WIDEN, min=0, max=256, tooltip="Pixels that the region is widened by."),
         io.Int.Input("soften", default=SOFTEN, min=0, max=256, tooltip="Pixels to each side of its soft edge."),

@@ -123,6 +123,7 @@ class ToRecording(Pull):
     """Inversion guidance: to the source's latent of the level that the step arrives at."""
 
     def arrive(self, x, denoised, mask, reference, sigma, sigma_next):
+        """The step's own latent, pulled outside the mask to the source's at sigma_next."""
         return inversion_guidance(euler(x, denoised, sigma, sigma_next), reference.arrival(x), mask, self.rate)
 
 
@@ -130,5 +131,6 @@ class ToPicture(Pull):
     """Reconstruction guidance: the prediction to the picture, before noise is added back."""
 
     def arrive(self, x, denoised, mask, reference, sigma, sigma_next):
+        """The step of a prediction that was pulled outside the mask to the source's picture."""
         clean, flow = reference.picture(x), self.window.flow
         return reconstruction_guidance(x, denoised, clean, mask, self.rate, sigma, sigma_next, flow)

@@ -39,6 +39,7 @@ class ReferencePass:
 
     @property
     def steps(self) -> int:
+        """T of the source's walk."""
         return len(self.sigmas) - 1
 
     @property
@@ -136,12 +137,15 @@ class Recorded(ReferencePass):
         return self.guider.conds[PROMPT]
 
     def latent(self, x: Tensor) -> Tensor:
+        """The recorded latent of this level. Raises ValueError for an x that the mirror does not fit."""
         return check_shape(self.mirror, x.shape)[self.step].to(x)
 
     def arrival(self, x: Tensor) -> Tensor:
+        """The recorded latent of the next level."""
         return self.mirror.latents[self.step + 1].to(x)
 
     def picture(self, x: Tensor) -> Tensor:
+        """The picture that was inverted."""
         return self.mirror.latents[-1].to(x)
 
     def _enter(self, step: int) -> None:
@@ -162,16 +166,20 @@ class Shared(ReferencePass):
 
     @property
     def prompt(self) -> list[dict]:
+        """What the source side was told at this step."""
         return self._prompt
 
     def latent(self, x: Tensor) -> Tensor:
+        """The noised picture that the source side was shown at this step."""
         return self._latent.to(x)
 
     def arrival(self, x: Tensor) -> Tensor:
+        """Where the source side's own prediction would take it."""
         sigma, sigma_next = (self.sigmas[n].to(x) for n in (self.step, self.step + 1))
         return euler(self._latent.to(x), self._denoised.to(x), sigma, sigma_next)
 
     def picture(self, x: Tensor) -> Tensor:
+        """What the source side predicts of the picture at this step."""
         return self._denoised.to(x)
 
     def _enter(self, step: int) -> None:

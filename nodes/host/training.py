@@ -63,6 +63,7 @@ def _inside(root: Path, name: str) -> Path:
 
 
 def device() -> torch.device:
+    """Where the host runs its models."""
     return comfy.model_management.get_torch_device()
 
 
@@ -92,6 +93,7 @@ class Bar:
         self.started = self.shown = time.monotonic()
 
     def reached(self, done: int, line: Callable[[], str], picture: Callable[[], Image.Image]) -> None:
+        """`done` of the total; at times logs `line()` and shows `picture()`. Raises the host's interrupt on Stop."""
         comfy.model_management.throw_exception_if_processing_interrupted()
         now, preview = time.monotonic(), None
         if now - self.shown > self.every or done == self.total:

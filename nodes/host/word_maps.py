@@ -28,6 +28,7 @@ class Texts:
 
     @classmethod
     def of(cls, clip, source: str, target: str) -> "Texts":
+        """The two texts as this CLIP encodes them."""
         encodings = encoding(clip, source), encoding(clip, target)
         return cls(clip, source, target, length(clip, source), length(clip, target), encodings)
 

@@ -15,7 +15,7 @@ from ..host.files import problem
 from ..host.identity import identity
 from ..host.noises import empty_latent, noisy_start, seeded_noise
 from ..host.prompts import ABSENT, check_negative, prompts_at
-from ..host.values import mask_at
+from ..host.values import SEEDS, mask_at
 from ..host.walk import Walk
 from ..types import MirrorType, category
 
@@ -38,7 +38,7 @@ class MirrorFromSeed(io.ComfyNode):
                 io.Model.Input("model"),
                 io.Conditioning.Input("positive", tooltip="What the picture shows."),
                 io.Latent.Input("latent", tooltip="An empty latent. A noise mask confines later edits."),
-                io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=True),
+                io.Int.Input("seed", default=0, **SEEDS, control_after_generate=True),
                 io.Int.Input("steps", default=50, min=1, max=1000),
                 io.Combo.Input("scheduler", options=families.SCHEDULERS, default="ddim_uniform",
                                tooltip="As in KSampler."),
