@@ -130,7 +130,7 @@ def lint(argv: list) -> int:
 
 def serve(argv: list) -> int:
     """A server with the pack, its files in the cache folder, until Ctrl-C."""
-    from harness.environment import cache_root, explained
+    from harness.cache import cache_root, explained
     from harness.server import FOR_THE_EDITOR, Server
     parser = argparse.ArgumentParser(prog="run.py serve")
     parser.add_argument("--port", type=port, default=8188, help="1 to 65535; default 8188")

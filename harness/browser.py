@@ -11,7 +11,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from .environment import SetupError, cache_key, cache_root, made, pip
+from .cache import SetupError, cache_key, cache_root, made
+from .pip import pip
 from .server import Server
 
 PLAYWRIGHT = ("playwright==1.65.2",)

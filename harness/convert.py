@@ -6,9 +6,13 @@ process of its own, so neither it nor what it imports gets mixed with the host.
 import json
 import subprocess
 import sys
+from pathlib import Path
 
-from .environment import clean_environ, converter
+from .cache import cache_key, cache_root, made
+from .pip import clean_environ, pip
 
+CONVERTER = ("comfy-cli==1.23.0",)                  # only its graph converter is used: its other dependencies stay away
+CONVERTER_NEEDS = ("pathspec==1.1.1", "typer==0.29.2", "pyyaml==6.0.3")
 KNOWN_TO_EDITOR = {"Note", "MarkdownNote", "Reroute", "PrimitiveNode"}     # these live in the editor only
 PROGRAM = """
 import json, sys
@@ -36,6 +40,17 @@ def convert(workflows: list[dict], object_info: dict[str, dict]) -> list[dict[st
     if "skipping" in done.stderr:
         raise ValueError(f"The converter left nodes out:\n{done.stderr}")
     return json.loads(done.stdout)
+
+
+def converter() -> Path:
+    """Folder to put on the path of a Python that converts graphs; made on first use, apart from the environment."""
+    def make(folder: Path) -> None:
+        target, log = ("install", "--target", folder / "packages"), folder / "install.log"
+        pip(Path(sys.executable), *target, "--no-deps", *CONVERTER, log=log)
+        pip(Path(sys.executable), *target, *CONVERTER_NEEDS, log=log)
+
+    key = cache_key(CONVERTER, CONVERTER_NEEDS, sys.version_info[:2], sys.platform)
+    return made(cache_root() / f"converter-{key}", make, "graph converter")
 
 
 def node_types(workflow: dict) -> set[str]:

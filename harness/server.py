@@ -17,9 +17,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from .cache import PACK_NAME, SetupError, explained, say
 from .convert import convert
 from .demo_files import LOADER, LOADER_NAME, provide
-from .environment import PACK_NAME, ROOT, SetupError, available_host, clean_environ, explained, say
+from .environment import ROOT, available_host
+from .pip import clean_environ
 from .results import GraphFailed, GraphRejected, Run
 
 FOLDERS = ("custom_nodes", "models/checkpoints", "input", "output", "temp", "user")

@@ -9,8 +9,9 @@ import pytest
 
 from demo.graphs import FILES
 from demo.graphs.box import NAME as BOX
+from harness.cache import PACK_NAME, SetupError
 from harness.editor import READABLE, SCREEN
-from harness.environment import PACK_NAME, ROOT, SetupError
+from harness.environment import ROOT
 
 pytestmark = pytest.mark.browser
 SHOTS = ROOT / "output" / "browser"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from harness import environment
-from harness.environment import SetupError
+from harness.cache import PACK_NAME, SetupError, is_complete
 from harness.server import Server
 
 ROOT = environment.ROOT
@@ -100,7 +100,7 @@ def test_the_folder_of_a_server_that_cannot_be_written_is_named(tmp_path):
 
 def test_pythonpath_does_not_reach_into_the_environment(tmp_path):
     outside = Path(sys._base_executable)
-    if outside == Path(sys.executable) or not environment.is_complete(Path(sys.executable).parent.parent.parent):
+    if outside == Path(sys.executable) or not is_complete(Path(sys.executable).parent.parent.parent):
         pytest.skip("these tests run in a Python of the user's own")
     (tmp_path / "ruff.py").write_text("raise SystemExit('a module of PYTHONPATH')")
     done = run("lint", "--version", start=str(outside), PYTHONPATH=str(tmp_path), COMFYUI_PATH=None, MIRROR_INSIDE=None)
@@ -126,7 +126,7 @@ def test_clones_that_serve_at_once_have_links_of_their_own(tmp_path):
         pack.mkdir()
         server.make_folders()
     assert [server.link.resolve() for server in servers] == packs
-    assert servers[0].link.name == environment.PACK_NAME and list((tmp_path / "base" / "custom_nodes").iterdir()) == []
+    assert servers[0].link.name == PACK_NAME and list((tmp_path / "base" / "custom_nodes").iterdir()) == []
 
 
 def test_a_server_says_at_once_that_it_starts(tmp_path, capsys, monkeypatch):

@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from demo.graphs import FILES
-from harness.environment import PACK_NAME, ROOT, SetupError
+from harness.cache import PACK_NAME, SetupError
+from harness.environment import ROOT
 from harness.results import GraphFailed, GraphRejected
 from harness.server import Server
 
