@@ -228,6 +228,17 @@ def test_what_does_not_fit_is_named(run_graph, changes, words):
     assert words in caught.value.text
 
 
+@pytest.mark.parametrize("texts, named", [((TARGET, TARGET), "source_text"), ((SOURCE, SOURCE), "target_text")])
+def test_texts_that_the_prompts_were_not_encoded_from_are_named(run_graph, texts, named):
+    """As many tokens as the right ones have: only the encodings tell."""
+    source, target = texts
+    scene = Edit(source_text=source, target_text=target, mask_words="car")
+    scene[scene.control.id]["inputs"]["clip"] = scene.clip
+    scene.stock()
+    with pytest.raises(GraphFailed, match=f"`{named}` .* is not the text"):
+        run_graph(scene)
+
+
 def test_attending_to_the_same_twice_is_attending_once():
     generator = torch.Generator().manual_seed(0)
     own, source = (torch.randn(2, 6, 8, generator=generator) for _ in range(2))

@@ -1,6 +1,7 @@
 """CycleDiffusion in the real executor: stock samplers give the picture back from its noises, whatever the grid."""
 
 import functools
+import inspect
 
 import pytest
 import torch
@@ -164,6 +165,17 @@ def test_two_models_the_decoder_with_its_own_prompts(run_graph):
     assert apart(samples(run, guided), samples(run, by_stock)) < 1e-6
     assert off(run, translated, scene) > 1e-2 and apart(samples(run, translated), samples(run, guided)) > 1e-4
     assert run.outputs[translated.id][1] == 4 * 3
+
+
+def test_a_cached_sampler_does_not_hold_the_path(run_graph):
+    """A view of its beginning would keep all its latents in memory for as long as the SAMPLER is cached."""
+    scene = Scene(steps=4)
+    made = encode(scene)
+    late = scene.add("CycleDiffusionReplay", code=made(4), skip=2)
+    run = run_graph(scene)
+    for one in (made, late):
+        start = inspect.getclosurevars(run.outputs[one.id][1].sampler_function).nonlocals["state"].latents
+        assert len(start) == 1 and start.untyped_storage().nbytes() == start.numel() * start.element_size()
 
 
 def test_refining_redraws_only_what_the_last_steps_decide(run_graph):

@@ -111,6 +111,21 @@ def test_a_report_compares_latents_or_pictures(run_graph):
     assert run.outputs[bare.id][2] > 0
 
 
+def test_a_report_compares_with_the_part_of_the_picture_that_the_vae_has_seen(run_graph):
+    """The host's VAE crops sides that are no multiple of 8 to their middle."""
+    scene = Scene(steps=2)
+    vae = scene.add(give(tiny.vae, "VAE"))()
+    photo = torch.rand(1, 67, 85, 3, generator=torch.Generator().manual_seed(0))
+    parts = {"whole": photo, "middle": photo[:, 1:65, 2:82], "corner": photo[:, :64, :80]}
+    links = {name: scene.add(give(lambda part=part: part, "IMAGE"))() for name, part in parts.items()}
+    latent = scene.add("VAEEncode", pixels=links["whole"], vae=vae)
+    mirror = scene.invert(Scene.NONE, latent=latent())
+    made = {name: scene.add("MirrorReport", mirror=mirror(2), vae=vae, image=links[name]) for name in parts}
+    run = run_graph(scene)
+    figures = {name: run.outputs[report.id][2] for name, report in made.items()}
+    assert figures["whole"] == figures["middle"] != figures["corner"]
+
+
 def mirror_of(displacement, method, **made):
     """A mirror whose picture comes back so far away."""
     latents = torch.ones(51, 1, 4, 8, 8)
