@@ -13,6 +13,7 @@ from ...mirror_ops.walks.noise import seeded
 from ...mirror_ops.walks.precision import seen_in
 from ..host import families
 from ..host.branches import Branch
+from ..host.compatibility import check_walks
 from ..host.denoiser import run
 from ..host.files import problem
 from ..host.prompts import ABSENT, check_negative, prompts_at
@@ -102,6 +103,7 @@ class CycleDiffusionEdit(io.ComfyNode):
             edited, forwards = _together(model, samples, said, wanted, plan)
         else:
             check_pair(model, decoder, sigmas)
+            check_walks(decoder, {"target": wanted["positive"], **wanted}, samples)
             edited, forwards = _apart(model, decoder, samples, said, wanted, plan)
         changed = change(edited.float().cpu(), families.latent_in(model, samples))
         report = EditReport(forwards / len(samples), changes=(changed,))

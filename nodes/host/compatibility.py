@@ -1,6 +1,20 @@
 """What other packs put on a MODEL, and whether a walk can live with it."""
 
+from comfy.model_patcher import ModelPatcher
+from torch import Tensor
+
+from .conditioning import Conditioning
+from .families import check_supported
+from .text_fit import check_fits
+
 PACK = __name__.rsplit(".nodes.", 1)[0]
+
+
+def check_walks(model: ModelPatcher, prompts: dict[str, Conditioning], latent: Tensor) -> None:
+    """Raises ValueError for what `denoiser.run` would refuse of a model and its prompts, before another model walks."""
+    check_no_step_cache(model.model_options)
+    check_supported(model, latent)
+    check_fits(model, prompts, latent)
 
 
 def check_no_step_cache(model_options: dict) -> None:

@@ -5,13 +5,14 @@ a number that comes by wire, and nothing of what tensors hold. `check_result` st
 """
 
 import dataclasses
-import logging
 import math
 from collections.abc import Iterator
 
 import torch
 from comfy_api.latest import io
 from torch import Tensor
+
+from .notices import warn
 
 SEEDS = {"min": 0, "max": 2**64 - 1}  # as wide as those of the stock nodes
 LONGEST = 480  # characters of a message
@@ -130,12 +131,12 @@ def mask_at(mask: Tensor | None, pictures: Tensor, name: str) -> Tensor | None:
 
 
 def check_mask(mask: Tensor, pictures: Tensor, name: str) -> None:
-    """Raises ValueError unless there is one mask, or one for each picture; says in the log if nothing is painted."""
+    """Raises ValueError unless there is one mask, or one for each picture; says so if nothing is painted."""
     found = mask.shape[:-2].numel()
     if found not in (1, len(pictures)):
         raise ValueError(f"There are {found} masks in {name} for {len(pictures)} picture(s): give one, or one each.")
     if not mask.any():
-        logging.warning("%s is empty, as that of a Load Image without a painted mask: the edit may act nowhere.", name)
+        warn(f"{name} is empty, as that of a Load Image without a painted mask: the edit may act nowhere.")
 
 
 def one_line(text: str) -> str:

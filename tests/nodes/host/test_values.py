@@ -1,6 +1,7 @@
 """What comes in at a node and leaves a walk: finite, in range, of this model, and a mask for each picture."""
 
 import logging
+from unittest import mock
 
 import pytest
 import torch
@@ -153,6 +154,28 @@ def test_a_pooled_output_that_is_missing_or_of_another_width_names_the_wrong_cli
         scene.refuses(run_graph, words)
 
 
+def narrow_model():
+    """A model with the latents of the others here that reads texts of 48 numbers a token."""
+    with mock.patch.dict(tiny.UNET, context_dim=48):
+        return tiny.unet()
+
+
+@pytest.mark.parametrize("wrong, words", [
+    (lambda scene: scene.add(give(narrow_model, "MODEL"))(), "has 64 numbers a token and BaseModel reads 48"),
+    (lambda scene: scene.add("EasyCache", model=scene.model, reuse_threshold=0.2, start_percent=0.0, end_percent=1.0,
+                             verbose=False)(), "EasyCache on this model skips passes")], ids=["CLIP", "cache"])
+@pytest.mark.parametrize("second", ["decoder", "edit_model"])
+def test_the_second_model_of_an_edit_is_looked_at_before_the_first_walks(run_graph, second, wrong, words):
+    scene = Counted()
+    if second == "decoder":
+        edit(scene, decoder=wrong(scene))
+    else:
+        scene.add("MirrorEdit", model=scene.model, source=scene.source, target=scene.text("a red dog"), seed=0,
+                  latent=scene.latent, settings="balanced", strength=1.0, region="auto", edit_model=wrong(scene),
+                  **scene.grid)
+    scene.refuses(run_graph, words)
+
+
 def test_no_tokens_and_no_pictures_are_named(run_graph):
     scene = Counted()
     none = node(lambda a: [[a[0][0][:, :0], a[0][1]]], ("CONDITIONING",), {"a": "CONDITIONING"})
@@ -162,6 +185,9 @@ def test_no_tokens_and_no_pictures_are_named(run_graph):
         scene = Counted(latent=lambda shape=shape: {"samples": torch.zeros(shape)})
         scene.invert(Scene.NONE)
         scene.refuses(run_graph, "`latent` is empty")
+    scene = Counted(latent=lambda: {"samples": torch.zeros(1, 4, 1, 1)})
+    scene.invert(Scene.NONE)
+    scene.refuses(run_graph, "The latent is a single cell")
 
 
 # Masks
@@ -181,7 +207,11 @@ def test_three_masks_for_one_picture_are_refused(run_graph, walk):
     scene.refuses(run_graph, "There are 3 masks in the noise mask of `latent` for 1 picture(s)")
 
 
-def test_an_unpainted_mask_is_told(run_graph, caplog):
+def test_an_unpainted_mask_is_told(host, run_graph, caplog, monkeypatch):
+    """In the log, and by what shows notices on the node that runs."""
+    values, told = host.pack_module("nodes.host.values"), []
+    shown = values.warn
+    monkeypatch.setattr(values, "warn", lambda text: told.append(text) or shown(text))
     scene = Scene()
     mirror = scene.invert(Scene.NONE)
     unpainted = scene.add(give(lambda: torch.zeros(1, 64, 64), "MASK"))()
@@ -189,6 +219,7 @@ def test_an_unpainted_mask_is_told(run_graph, caplog):
     with caplog.at_level(logging.WARNING):
         run = run_graph(scene)
     assert "`mask` is empty" in caplog.text and "Load Image without a painted mask" in caplog.text
+    assert [text for text in told if text.startswith("`mask` is empty")]
     assert torch.allclose(samples(run, same), run.outputs[scene.latent[0]][0]["samples"], atol=1e-5)
 
 
