@@ -188,7 +188,7 @@ def _settings(text: str, count: int, name: str, example: str) -> list[tuple[str,
             values = [float(number) for number in numbers.split()]
         except ValueError:
             values = []
-        if not word.strip() or len(values) != count:
+        if not word.strip() or len(values) != count or not all(map(math.isfinite, values)):
             raise ValueError(f"`{name}`: a line is a word, a colon and {count} number(s) (`{example}`), not `{line}`.")
         read.append((word.strip(), values))
     return read

@@ -6,6 +6,7 @@ from comfy_api.latest import io
 from ...mirror_ops.directions.direction import EditDirection
 from ...mirror_ops.measure.report import EditReport, coverage
 from ..host import families
+from ..host.attach import check_edited_text
 from ..host.compatibility import check_walks
 from ..host.conditioning import check_batch, text_of
 from ..host.values import SEEDS
@@ -65,6 +66,8 @@ class MirrorEdit(io.ComfyNode):
             check_batch(text_of(prompt, name), len(samples))
         if edit_model is not None:
             check_walks(edit_model, prompts, samples)
+        if direction is None:
+            check_edited_text(edit_model or model, len(sigmas) - 1, target)
         allowed = allowed_region(samples, mask=mask, noise_mask=latent.get("noise_mask"))
         plan = Plan(
             sigmas, chosen(settings), seed, places_of(latent), allowed, region == AUTO, families.is_flow(model),

@@ -14,7 +14,7 @@ from ...mirror_ops.walks.sample import Region, mirror_sample
 from ...mirror_ops.walks.shared_noise import coarse, shared_noise
 from ...mirror_ops.walks.trajectory import Mirror, cpu
 from ..host import families
-from ..host.attach import SHARED_NOISE
+from ..host.attach import SHARED_NOISE, check_edited_text
 from ..host.count import Count
 from ..host.denoiser import run
 from ..host.families import latent_out
@@ -63,6 +63,8 @@ class MirrorSample(io.ComfyNode):
     ) -> io.NodeOutput:
         connected = check_made_with(mirror, model)
         fit = fitted(mirror, positive)
+        if direction is None:
+            check_edited_text(model, mirror.steps, positive)
         schedule = schedule_of(
             mirror, fit, direction, amounts(mirror.steps, strength, ramp, ramp_until),
             guidance(mirror.steps, cfg, cfg_until, cfg_after), rewritten=noise == RECORDED,

@@ -115,6 +115,16 @@ def supply(patcher: ModelPatcher, reference: Mirror | SharedNoise | None) -> Non
     patcher.model_options.setdefault("transformer_options", {})[_SUPPLIED] = reference
 
 
+def check_edited_text(patcher: ModelPatcher, steps: int, prompt: Conditioning) -> None:
+    """Raises ValueError, before a walk of ours, if a control on the model was told another text than the edited prompt.
+
+    Of the walk itself it could not be told: there the prompt is moved by its strength.
+    """
+    declared: Declared | None = patcher.model_options.get("transformer_options", {}).get(_DECLARED)
+    for check in () if declared is None or len(prompt) != 1 else declared.checks:
+        check(steps, None, prompt[0][0])
+
+
 def get_reference(options: dict) -> "ReferencePass | None":
     """The source side of the sampling that runs, from an attention patch's extra options or transformer options."""
     return options.get(_REFERENCE)

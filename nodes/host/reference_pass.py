@@ -19,8 +19,8 @@ from .processed import active
 POSITIVE, NEGATIVE = 0, 1
 PROMPT = "mirror source"  # among a guider's processed prompts
 NEAR = 1e-3  # relative distance of two noise levels that are taken for the same
-# (steps, the source's text [B or 1, tokens, width], the sampler's positive as it was encoded, if so) -> ValueError
-Check = Callable[[int, Tensor, Tensor | None], None]
+# (steps, the source's text [B or 1, tokens, width], the edited one as it was encoded; None if not known) -> ValueError
+Check = Callable[[int, Tensor | None, Tensor | None], None]
 
 
 class ReferencePass:

@@ -32,14 +32,14 @@ class Texts:
         encodings = encoding(clip, source), encoding(clip, target)
         return cls(clip, source, target, length(clip, source), length(clip, target), encodings)
 
-    def check(self, source: Tensor, positive: Tensor | None = None) -> None:
+    def check(self, source: Tensor | None, positive: Tensor | None = None) -> None:
         """Raises ValueError, saying which text, if one is not what the walk's prompts were encoded from.
 
-        source, positive [B or 1, tokens, width]: the prompt of the picture, and the edited one if it is known as such.
+        source, positive [B or 1, tokens, width]: the prompt of the picture, and the edited one; None if not known.
         """
         given = (
             ("source_text", self.source, source, "the picture's prompt (the mirror's, or `source`)"),
-            ("target_text", self.target, positive, "`positive` of the sampler"),
+            ("target_text", self.target, positive, "`positive` of the sampler (`target` of Edit Picture)"),
         )
         for encoded, (name, text, prompt, of) in zip(self.encoded, given, strict=True):
             if prompt is not None and not alike(encoded, prompt):

@@ -1,5 +1,7 @@
 """MirrorPromptToPrompt in the real executor, against straight-line code on the same network."""
 
+import re
+
 import pytest
 import torch
 from support import straight_line
@@ -308,10 +310,10 @@ def failure(run_graph, scene):
 
 
 def test_what_does_not_fit_is_named(host, run_graph):
-    scene = Edit(SWAPPED, target_text=" ".join([SWAPPED] * 9), mode="refine")
-    made = scene.stock()
-    assert "`target_text`" in failure(run_graph, scene) and "is not the text that `positive`" in failure(
-        run_graph, scene)
+    for other in (" ".join([SWAPPED] * 9), ADDED):  # of another length, and of the same
+        scene = Edit(SWAPPED, target_text=other, mode="refine")
+        made = scene.stock()
+        assert re.search("`target_text` .* is not the text that `positive`", failure(run_graph, scene))
     del scene[made.id], scene[scene.control.id]
     run = run_graph(scene)
     patch = host.pack_module("nodes.attention.prompt_to_prompt").MirrorPromptToPrompt.execute
@@ -322,6 +324,8 @@ def test_what_does_not_fit_is_named(host, run_graph):
         ({"blend_words": "horse"}, "`horse` is not in the text"),
         ({"reweight": "horse: 2"}, "The text's tokens are: a</w>, photo</w>, of</w>, a</w>, dog</w>"),
         ({"reweight": "dog 2"}, "`reweight`: a line is a word, a colon and 1 number"),
+        ({"reweight": "dog: nan"}, "`reweight`: a line is a word, a colon and 1 number"),
+        ({"reweight": "dog: -inf"}, "`reweight`: a line is a word, a colon and 1 number"),
         ({"windows": "dog: 0.2"}, "a colon and 2 number"),
         ({"windows": "dog: 0.8 0.2"}, "not from 0.8 to 0.2"),
         ({"subtract_words": "dog"}, "`blend_words`, which is empty"),
@@ -331,6 +335,27 @@ def test_what_does_not_fit_is_named(host, run_graph):
     ):
         with pytest.raises(ValueError, match=words):
             patch(model, **{**given, **changes})
+
+
+@pytest.mark.parametrize("walk", ["recorded", "shared", "Edit Picture"])
+def test_another_edited_text_than_the_walks_is_named(run_graph, walk):
+    """As many tokens as the right one has. Where a direction is added nobody has written the text."""
+    def edit(text, directed=False):
+        scene = Edit(text)
+        wires = {"model": scene.control(), "strength": 0.7}
+        if directed:
+            wires["direction"] = scene.add("CLIPDomainDirection", clip=scene.clip, source="cat", target="dog",
+                                           sentences="as given")()
+        if walk == "Edit Picture":
+            scene.add("MirrorEdit", **wires, source=scene.source, target=scene.text(SWAPPED), latent=scene.latent,
+                      seed=0, settings="balanced", region="auto", **scene.grid)
+        else:
+            scene.sample(scene.mirror, **wires, positive=scene.text(SWAPPED), noise=walk)
+        return scene
+
+    assert re.search("`target_text` .* is not the text that `positive`", failure(run_graph, edit(ADDED)))
+    for scene in (edit(SWAPPED), edit(ADDED, directed=True)):
+        run_graph(scene)
 
 
 def test_models_without_cross_attention_are_refused(run_graph):
