@@ -5,9 +5,10 @@ from torch import Tensor
 
 from ...mirror_ops.guidance.proximal import EditMask
 from ...mirror_ops.walks.trajectory import Mirror, cpu
+from ..edit.mirror_prompts import fitted
 from ..host.blocked import unknown
 from ..host.branches import Branch
-from ..host.conditioning import check_batch, text_of, with_pooled, with_text
+from ..host.conditioning import text_of, with_pooled, with_text
 from ..host.denoiser import run
 from ..host.guidance_control import Pull, ToPicture, ToRecording, Window
 from ..host.walk import Walk
@@ -126,15 +127,15 @@ def recorded_mask(model, mirror: Mirror, positive, mask: EditMask, window: Windo
     steps = [i for i in range(mirror.steps) if window.holds(mirror.sigmas[i], sampling)]
     if not steps:
         raise ValueError(f"No step of the mirror lies between timesteps {window.first} and {window.last}.")
-    check_batch(text_of(positive), mirror.latents.shape[1])
-    kept = with_pooled(with_text(positive, mirror.source), mirror.pooled)
-    change = text_of(positive).float().cpu() - mirror.source
+    fit = fitted(mirror, positive)
+    kept = with_pooled(with_text(fit.positive, fit.source), mirror.pooled)
+    change = text_of(fit.positive).float().cpu() - fit.source
 
     def algorithm(walk: Walk) -> Tensor:
         total = 0.0
         for n, i in enumerate(steps):
             x, sigma = mirror.latents[i].to(walk.device), mirror.sigmas[i].to(walk.device)
-            said = (mirror.embeddings[i] if mirror.provenance.rewrote_positive else mirror.source).to(walk.device)
+            said = (fit.rewritten[i] if mirror.provenance.rewrote_positive else fit.source).to(walk.device)
             kept = walk.prompts["kept"].saying(said)
             source = walk.denoise(x, sigma, kept, branch=Branch.SOURCE)
             told = walk.prompts["positive"].saying(said + change.to(walk.device))
@@ -143,7 +144,7 @@ def recorded_mask(model, mirror: Mirror, positive, mask: EditMask, window: Windo
             walk.progress.reached(2 * (n + 1), walk.denoised)
         return total / len(steps)
 
-    prompts = {"positive": positive, "kept": kept}
+    prompts = {"positive": fit.positive, "kept": kept}
     spared, _ = run(
         model, mirror.latents[-1], mirror.sigmas, prompts, algorithm, evaluations=2 * len(steps), reference=mirror
     )

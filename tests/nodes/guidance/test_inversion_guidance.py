@@ -6,7 +6,7 @@ import pytest
 import torch
 from support.tiny import Scene, flow, pictures, sdxl, unet
 
-from harness.graph import give
+from harness.graph import give, node
 from harness.results import GraphFailed
 
 CFG = 7.5
@@ -172,6 +172,19 @@ def test_the_mask_is_where_the_prompts_differ_on_the_recording(run_graph):
     assert torch.equal(masks[2], (delta > 2 * tau).float().mean(dim=1)) and masks[2].sum() < masks[0].sum()
     grown = torch.nn.functional.max_pool2d((delta > tau).float(), 3, 1, 1).mean(dim=1)
     assert torch.equal(masks[1], grown) and grown.mean() > masks[0].mean() and grown.shape == (2, 8, 12)
+
+
+def test_a_caption_of_more_chunks_than_the_mirrors_has_a_mask_too(run_graph):
+    """Repeated chunks say the same: the mask is that of the caption alone."""
+    scene, _, target = npi(steps=3)
+    mirror = scene.invert(Scene.PAPER)
+    twice = scene.add(node(lambda c: [[text.repeat(1, 2, 1), options] for text, options in c], ("CONDITIONING",),
+                           {"c": "CONDITIONING"}), c=target)
+    once, both = (guidance(scene, KINDS[0], mirror, quantile=0.7, positive=text, **ALWAYS)
+                  for text in (target, twice()))
+    run = run_graph(scene)
+    masks = [run.outputs[made.id][1] for made in (once, both)]
+    assert masks[0].std() > 0 and (masks[0] - masks[1]).abs().mean() < 0.01
 
 
 def test_the_mask_without_a_caption_says_what_it_needs(run_graph):
