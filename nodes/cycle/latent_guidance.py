@@ -126,7 +126,7 @@ class MirrorLatentGuidance(io.ComfyNode):
             evaluations=(iterations + 2) * (len(sigmas) - 1), with_gradients=True,
         )
         table = _table(state, energy)
-        noise = GivenNoise(_kept(state, plan)[0], "connect the same empty latent")
+        noise = GivenNoise(_kept(state, plan)[0].clone(), "connect the same empty latent")
         latents = (families.latent_out(model, x) for x in (found, unguided))
         return io.NodeOutput(*latents, noise, table, ui=shown(table))
 

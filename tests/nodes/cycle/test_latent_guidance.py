@@ -82,6 +82,16 @@ def test_the_gradient_is_that_of_the_hosts_own_picture(host, run_graph):
     assert float((ends[0] - ends[1]) / 2e-2) == pytest.approx(float(slope.norm()), rel=2e-2)
 
 
+def test_memory_is_reserved_for_the_gradient_through_the_decoder(host, monkeypatch):
+    import comfy.model_management as management
+    differentiable_clip, asked = host.pack_module("nodes.host.differentiable_clip"), []
+    monkeypatch.setattr(management, "load_models_gpu", lambda models, memory_required=0, **_: asked.append(
+        memory_required))
+    vae, shape = tiny.vae(), (2, 4, 64, 64)
+    differentiable_clip.load([vae.patcher], vae, shape)
+    assert asked[0] >= 4 * vae.memory_used_decode(shape, vae.vae_dtype) > 0
+
+
 @pytest.mark.parametrize("family, make, channels", [
     ("v", functools.partial(unet, v_prediction=True), 4), ("sdxl", sdxl, 4), ("flow", flow, 16)])
 def test_other_families(run_graph, family, make, channels):
@@ -128,6 +138,8 @@ def test_a_walk_goes_on_after_an_interruption_bit_for_bit(run_graph, tmp_path, m
     scene = Guided()
     whole = scene.guide(scene.text_energy(), eta=0.5, iterations=4)
     straight = run_graph(scene)
+    first = straight.outputs[whole.id][2].noise
+    assert first.untyped_storage().nbytes() == first.numel() * first.element_size(), "not a view of all steps' noises"
     scene = Guided()
     made = scene.guide(scene.text_energy(), eta=0.5, iterations=4, resume="mirror/walk")
     stopped = run_graph(scene, interrupt_when=lambda event, data: (
