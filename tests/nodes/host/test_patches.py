@@ -86,6 +86,27 @@ def exact(scene):
                      method="edict", method__mixing=0.93, **scene.grid), 0
 
 
+def edited(scene):
+    """Edit Picture, both sides under shared noise."""
+    return scene.add("MirrorEdit", model=scene.model, source=scene.source, target=scene.text("a photo of a dog"),
+                     latent=scene.latent, settings="balanced", strength=1.0, seed=0, region="auto", **scene.grid), 0
+
+
+def from_seed(scene):
+    return scene.add("MirrorFromSeed", model=scene.model, positive=scene.source, negative=scene.empty, seed=3, cfg=2.0,
+                     latent=scene.latent, **scene.grid), 0
+
+
+def attention(scene):
+    """Prompt-to-prompt and a pull towards the picture, in Mirror Sample."""
+    mirror = scene.invert({"method": "fixed point + negative prompt", "method__iterations": 2}, model=scene.plain)
+    model = scene.add("MirrorPromptToPrompt", model=scene.model, clip=scene.clip, mode="auto", cross_until=0.8,
+                      self_until=0.5, source_text="a photo of a cat sitting on a car", target_text="a photo of a dog")()
+    model = scene.add("MirrorReconstructionGuidance", model=model, step_size=0.2, threshold="fixed",
+                      threshold__tau=0.1, dilation=0, first_timestep=1000)()
+    return scene.sample(mirror, model=model, positive=scene.text("a photo of a dog"), cfg=2.0), 0
+
+
 UNGUIDED = ("none", "fixed point + negative prompt", "paper")
 ADAM = {"method__inner_steps": 2, "method__learning_rate": 0.01, "method__early_stop": False}
 WALKS = {
@@ -99,6 +120,9 @@ WALKS = {
     "cycle": cycled,
     "latent guidance": led,
     "exact": exact,
+    "edit picture": edited,
+    "from a seed": from_seed,
+    "attention control": attention,
 }
 
 
