@@ -24,8 +24,7 @@ from .edit_methods import STEPS, Made, Method, Wires
 from .edits_tasks import Case
 from .world import save, world
 
-TYPES = ("MODEL", "CLIP", "VAE", "IMAGE", "IMAGE", "CONDITIONING", "CONDITIONING", "CONDITIONING", "MIRROR_DIRECTION",
-         "STRING", "STRING", "STRING")
+TYPES = ("MODEL", "CLIP", "VAE", "IMAGE", "IMAGE", *("CONDITIONING",) * 5, "MIRROR_DIRECTION", *("STRING",) * 3)
 KEPT = 600      # outputs of nodes that serve several methods: most share an inversion
 
 
@@ -61,7 +60,8 @@ class Stage:
         """The edits of some cases, together unless the graph reads words."""
         g = Graph()
         links = map(g.add(self.given), range(len(TYPES)))
-        wires = Wires(*links, host=self.host, steps=self.steps, **self.kind)
+        changes = max(len(case.in_turn) for case in cases) - 1
+        wires = Wires(*links, host=self.host, changes=changes, steps=self.steps, **self.kind)
         made = method.build(g, wires, **settings)
         words = (wires.words_before, wires.words_after, wires.words_blend)
         reads_words = any(link in words for entry in g.values() for link in entry["inputs"].values())
@@ -91,7 +91,8 @@ class Stage:
 
     def _values(self, cases: list) -> tuple:
         before, after, _ = (torch.cat(parts) for parts in zip(*(c.pictures() for c in cases), strict=True))
-        texts = [self._prompts([c.captions[k] for c in cases]) for k in (0, 1)]
+        said = [[*c.captions, *((*c.in_turn[1:], c.captions[1])[k] for k in (0, 1))] for c in cases]
+        texts = [self._prompts(list(of_all)) for of_all in zip(*said, strict=True)]
         return (self.model, self.clip, self.vae, before, after, *texts, self._prompts([""]), self._directions(cases),
                 *cases[0].captions, cases[0].blend_words)
 

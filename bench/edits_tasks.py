@@ -71,6 +71,13 @@ class Case:
         return tuple(world().scene.caption(s) for s in self.scenes)
 
     @property
+    def in_turn(self) -> tuple[str, ...]:
+        """Captions of the picture with none of the changes, with the first, with the first two, ... with all."""
+        start = self.scenes[0]
+        done = [dict(list(self.change.after.items())[:k]) for k in range(len(self.task.attributes) + 1)]
+        return tuple(world().scene.caption(start.with_(**changed)) for changed in done)
+
+    @property
     def sentences(self) -> tuple[str, str]:
         """(source, target) captions for an edit direction, one a line."""
         return sentences(*(tuple(side.items()) for side in (self.change.before, self.change.after)))

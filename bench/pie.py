@@ -64,6 +64,10 @@ class Entry:
         return ", ".join([*(word for word in before if word not in after), *(w for w in after if w not in before)])
 
     @property
+    def in_turn(self) -> tuple[str, str]:
+        return self.captions
+
+    @property
     def sentences(self) -> tuple[str, str]:
         return self.captions
 

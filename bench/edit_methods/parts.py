@@ -38,12 +38,15 @@ class Wires(NamedTuple):
     answer: list            # IMAGE of the exact counterfactual, for the ceiling only
     before: list            # CONDITIONING of the picture's caption
     after: list             # of the edited picture's caption
+    between: list           # of the caption with the first of several changes; with one change: `after`
+    further: list           # with the first two
     empty: list             # of no words
     direction: list         # MIRROR_DIRECTION from many captions with the one value to as many with the other
     words_before: list      # STRING; a graph that uses these three is run on one picture at a time
     words_after: list
     words_blend: list       # STRING of the words that stand where the picture changes; likewise
     host: Host
+    changes: int = 1        # the most attributes that one of the pictures changes: up to three
     steps: int = STEPS
     cells: int = 16         # the latent's side
     decoder: int = 3        # the first self-attention layer of the decoder's last two sizes

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from harness.graph import Graph
 
 from .parts import STEPS, Made, Method, Wires, defaults_of
@@ -23,9 +25,12 @@ def edit_picture(g: Graph, w: Wires, settings: str = "", model: list | None = No
     own = defaults_of(w, "MirrorEdit")
     steps = steps_of(w, steps)
     edit = g.add("MirrorEdit", **{**own, **inputs, "steps": steps, **changes})
-    if not paste:
-        return Made(edit(0), region=edit(1))
-    decoded = g.add("VAEDecode", samples=edit(0), vae=w.vae)()
+    return put_back(g, w, edit(0)) if paste else Made(edit(0), region=edit(1))
+
+
+def put_back(g: Graph, w: Wires, edited: list) -> Made:
+    """Paste Edit onto Original, of an edited LATENT."""
+    decoded = g.add("VAEDecode", samples=edited, vae=w.vae)()
     pasted = g.add("MirrorPaste", **{**defaults_of(w, "MirrorPaste"), "original": w.image, "edited": decoded,
                                      "vae": w.vae})
     return Made(None, picture=pasted(0), region=pasted(1))
@@ -44,6 +49,18 @@ def controlled(g: Graph, w: Wires, control: str, settings: str = "", **inputs) -
     }.get(control, {})
     model = g.add(control, **{**defaults_of(w, control), "model": w.model, **own, **inputs})()
     return edit_picture(g, w, settings, model)
+
+
+def in_turn(g: Graph, w: Wires, **changes) -> Made:
+    """One Edit Picture for each attribute, in a chain, and the original's own pixels put back at the end.
+
+    A picture with fewer changes than others of its batch is given back by the edits that have none for it.
+    """
+    texts = [w.before, w.between, w.further][:w.changes] + [w.after]
+    latent = w.latent(g)
+    for before, after in itertools.pairwise(texts):
+        latent = edit_picture(g, w._replace(before=before, after=after), latent=latent, paste=False, **changes).edited
+    return put_back(g, w, latent)
 
 
 def flow_edit(g: Graph, w: Wires, source_cfg: float, cfg: float, denoise: float, paste: bool = False) -> Made:
@@ -67,6 +84,7 @@ METHODS = {
     "ours-bold": Method(edit_picture, {"settings": "bold"}, about="the preset `bold`"),
     "ours-polished": Method(edit_picture, {"polish": .2}, about="with polish .2: drawn again where the edit acted"),
     "ours-decoded": Method(edit_picture, {"paste": False}, about="without the original's pixels put back"),
+    "ours-in-turn": Method(in_turn, about="an edit for each attribute, one after the other"),
     "ours-everywhere": Method(edit_picture, {"paste": False, "region": "everywhere"}, about="without a region"),
     "ours+guidance": Method(controlled, {"control": "MirrorCrossAttentionGuidance", "amount": .15},
                             ({"amount": .1}, {"amount": .25}, {"settings": "bold"}),
