@@ -1,5 +1,7 @@
 """Whether a text was encoded by the CLIP of this model: the commonest mistake, told before any pass."""
 
+from itertools import chain
+
 import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
@@ -33,9 +35,9 @@ def check_fits(model: ModelPatcher, prompts: dict[str, Conditioning], latent: Te
 def text_width(model: ModelPatcher) -> int | None:
     """How many numbers a token of the text has that the network reads; None where it cannot be told."""
     network = model.model.diffusion_model
-    layers = [_layer(network, path) for path in TEXT_LAYERS]
-    layers += [part.attn2.to_k for part in network.modules() if hasattr(getattr(part, "attn2", None), "to_k")][:1]
-    return next((layer.in_features for layer in layers if hasattr(layer, "in_features")), None)
+    named = (_layer(network, path) for path in TEXT_LAYERS)
+    found = (part.attn2.to_k for part in network.modules() if hasattr(getattr(part, "attn2", None), "to_k"))
+    return next((layer.in_features for layer in chain(named, found) if hasattr(layer, "in_features")), None)
 
 
 def _layer(network: torch.nn.Module, path: str):
