@@ -25,7 +25,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--samples", type=int, default=96, help="captions to sample")
     parser.add_argument("--scenes", type=int, default=512, help="held-out scenes for autoencoder and classifier")
-    parser.add_argument("--training", type=int, default=10_000, help="training pictures to search for copies")
+    parser.add_argument("--training", type=int, default=20_000, help="training pictures to search for copies")
     args = parser.parse_args(argv)
     out = args.json.parent if args.json else Path("output", "demo-model")
     with torch.inference_mode():

@@ -1,6 +1,7 @@
 """`python run.py train`: remakes demo/weights from a seed. Each stage resumes where it stopped.
 
 The trained files go to the folder's `weights/`; `--install` puts them in place of the shipped ones.
+`--stages shipped diffusion export` trains the shipped diffusion model on, and leaves autoencoder and classifier alone.
 """
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ import shutil
 from pathlib import Path
 
 STAGES = ("tokenizer", "vae", "diffusion", "classifier", "export", "lora", "preview")
+SHIPPED = "shipped"                     # takes the shipped weights apart, in the place of the stages that made them
 SCENES = 20_000
 
 
@@ -19,8 +21,8 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--folder", type=Path, default=Path("training-runs"), help="pictures, latents and checkpoints")
     parser.add_argument("--workers", type=int, default=min(os.cpu_count() or 1, 8), help="processes, one core each")
     parser.add_argument("--scenes", type=int, default=SCENES,
-                        help="training scenes; the diffusion model takes the first half, each also mirrored")
-    parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES)
+                        help="training scenes; the diffusion model takes each also mirrored")
+    parser.add_argument("--stages", nargs="+", choices=(*STAGES, SHIPPED), default=STAGES)
     parser.add_argument("--steps", type=int, help="training steps of each stage, for a trial run")
     parser.add_argument("--install", action="store_true", help="replace demo/weights by the result")
     args = parser.parse_args(argv)
@@ -36,15 +38,19 @@ def _run(stage: str, args) -> None:
     from . import classifier, domains, model
     from .training import classifier as read
     from .training import diffusion, lora, preview, tokenizer, vae
-    from .training.export import export
+    from .training.export import export, take_apart
     out = {name: args.folder / f"{name}-final.pt" for name in ("vae", "diffusion", "classifier")}
+    start = args.folder / "diffusion-start.pt"
     steps = {"steps": args.steps} if args.steps else {}
     if stage == "tokenizer":
         tokenizer.write(model.TOKENIZER, tokenizer.vocabulary())
+    elif stage == SHIPPED:
+        take_apart(model.WEIGHTS, classifier.WEIGHTS, out["vae"], start, out["classifier"])
     elif stage == "vae":
         vae.train(args.folder, out["vae"], args.workers, args.scenes, **steps)
     elif stage == "diffusion":
-        diffusion.train(args.folder, out["diffusion"], out["vae"], args.workers, args.scenes // 2, **steps)
+        diffusion.train(args.folder, out["diffusion"], out["vae"], args.workers, args.scenes,
+                        start=start if SHIPPED in args.stages else None, **steps)
     elif stage == "classifier":
         read.train(args.folder, out["classifier"], args.workers, args.scenes, **steps)
     elif stage == "lora":

@@ -1,8 +1,9 @@
 """The UNet and the text tower, trained together on encoded pictures and freshly worded captions.
 
-eps-prediction on SD's scaled-linear schedule, squared error weighted by min-SNR (Hang et al. 2023, gamma 5), a tenth of
-the captions empty for classifier-free guidance. In two phases: varied captions first; then mostly full ones, with more
-weight on noisy levels, where composition and background are decided, and a hint to the text tower (`_reading`).
+eps-prediction on SD's scaled-linear schedule, squared error weighted by min-SNR (Hang et al. 2023, gamma 5), a tenth
+of the captions empty for classifier-free guidance. In three phases: varied captions first; then mostly full ones, with
+more weight on noisy levels, where composition and background are decided, and a hint to the text tower (`_reading`);
+then the same for long without the hint: the finer a mark, the later it is learnt.
 """
 from __future__ import annotations
 
@@ -22,6 +23,7 @@ from .vae import build as build_vae
 from .vae import encode, initialise, to_tensor
 
 BATCH, DROPOUT, GAMMA = 32, .1, 5.
+ENCODED = 8         # pictures at once: larger maps than theirs are fetched from the system anew for every layer
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,8 @@ class Phase:
 
 
 PHASES = (Phase("diffusion", 4600, 1e-3, .9993, full=0., reading=0., composition=0., seed=0),
-          Phase("binding", 1700, 1e-3, .998, full=.7, reading=.1, composition=.5, seed=1))
+          Phase("binding", 1700, 1e-3, .998, full=.7, reading=.1, composition=.5, seed=1),
+          Phase("marks", 4600, 8e-4, .999, full=.7, reading=0., composition=.5, seed=2))
 
 
 @cache
@@ -52,10 +55,14 @@ def alpha_bar() -> torch.Tensor:
     return torch.cumprod(1 - betas, 0).float()
 
 
-def train(folder: Path, out: Path, vae: Path, workers: int, scenes: int, steps: int | None = None) -> None:
-    """Encode `scenes` training scenes with the autoencoder at `vae`, train, and write both towers to `out`."""
+def train(folder: Path, out: Path, vae: Path, workers: int, scenes: int, steps: int | None = None,
+          start: Path | None = None) -> None:
+    """Encode `scenes` training scenes with the autoencoder at `vae`, train, and write both towers to `out`.
+
+    start: both towers as an earlier training left them; only the last phase is then run.
+    """
     latents(folder, vae, workers, scenes)
-    parallel(_task, workers, folder, out, scenes, steps)
+    parallel(_task, workers, folder, out, scenes, steps, start)
 
 
 def latents(folder: Path, vae: Path, workers: int, scenes: int) -> np.ndarray:
@@ -76,8 +83,8 @@ def _encode(rank, workers, folder, part, vae, scenes):
     model.load_state_dict(torch.load(vae, weights_only=True))
     model.eval()
     array, data = np.load(part, mmap_mode="r+"), pictures(folder, scenes)
-    for i in range(rank * 50, scenes, workers * 50):
-        x = to_tensor(data[i:i + 50])
+    for i in range(rank * ENCODED, scenes, workers * ENCODED):
+        x = to_tensor(data[i:i + ENCODED])
         for mirrored in (0, 1):
             with torch.no_grad(), bfloat16():
                 z = encode(model, x.flip(-1) if mirrored else x)
@@ -119,14 +126,17 @@ def build() -> tuple[torch.nn.Module, torch.nn.Module]:
     return unet, text
 
 
-def _task(rank, workers, folder, out, scenes, steps):
+def _task(rank, workers, folder, out, scenes, steps, start):
     torch.manual_seed(0)
     data, encoder = latents(folder, None, workers, scenes), Encoder(TOKENIZER)
     unet, text = build()
     heads = torch.nn.ModuleDict({k: torch.nn.Linear(CONTEXT, len(v)) for k, v in ATTRIBUTES.items()})
     modules = {"unet": unet, "text": text, "heads": heads}
+    if start:
+        for name, state in torch.load(start, weights_only=True).items():
+            modules[name].load_state_dict(state)
     average = None
-    for phase in PHASES:
+    for phase in PHASES[-1:] if start else PHASES:
         def loss(step, phase=phase):
             return _loss(phase, step, rank, BATCH // workers, data, encoder, **modules)
 

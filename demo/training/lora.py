@@ -6,13 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from ..domains import DOMAINS, neutral_caption, weights_of
 from ..model import HEADS, TOKENIZER, UNET, WEIGHTS, text_config, vocabulary_size
 from ..render import render_array
 from ..scene import scene
 from .diffusion import DROPOUT, PHASES, TrainableText, alpha_bar
+from .export import TEXT_PART, UNET_PART, VAE_PART, part
 from .loop import bfloat16, fit
 from .tokenizer import Encoder
 from .vae import build as build_vae
@@ -55,29 +56,25 @@ def _unet() -> tuple[torch.nn.Module, torch.nn.ModuleDict]:
     from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
     torch.manual_seed(0)
     unet = UNetModel(**UNET, **HEADS, device="cpu", dtype=torch.float32, operations=comfy.ops.disable_weight_init)
-    unet.load_state_dict(_shipped("model.diffusion_model."))
+    unet.load_state_dict(part(WEIGHTS, UNET_PART))
     unet.requires_grad_(False)
     linear = {name: m for name, m in unet.named_modules() if isinstance(m, torch.nn.Linear) and "transformer" in name}
     return unet, torch.nn.ModuleDict({name.replace(".", "/"): Low(layer) for name, layer in linear.items()})
-
-
-def _shipped(prefix: str) -> dict[str, torch.Tensor]:
-    return {k[len(prefix):]: v.float() for k, v in load_file(str(WEIGHTS)).items() if k.startswith(prefix)}
 
 
 @torch.no_grad()
 def _examples(species: str) -> tuple[torch.Tensor, torch.Tensor]:
     """(latents [SCENES, 2, C, h, w], as drawn and mirrored; texts [SCENES + 1, 77, width], the last of no words)."""
     vae, text = build_vae(), TrainableText(text_config(vocabulary_size()))
-    vae.load_state_dict(_shipped("first_stage_model."))
-    text.load_state_dict(_shipped("cond_stage_model.transformer."))
+    vae.load_state_dict(part(WEIGHTS, VAE_PART))
+    text.load_state_dict(part(WEIGHTS, TEXT_PART))
     scenes = [scene(seed).with_(species=species) for seed in range(SCENES)]
     tokens = torch.from_numpy(Encoder(TOKENIZER)([*map(neutral_caption, scenes), ""]))
     z = []
     for i in range(0, SCENES, 32):
         x = to_tensor(np.stack([render_array(s) for s in scenes[i:i + 32]]))
         z.append(torch.stack([encode(vae, x), encode(vae, x.flip(-1))], 1))
-    return torch.cat(z), torch.cat([text(part)[0] for part in tokens.split(64)])
+    return torch.cat(z), torch.cat([text(some)[0] for some in tokens.split(64)])
 
 
 def _loss(step, z, context, unet):
