@@ -23,13 +23,14 @@ from pathlib import Path
 
 import psutil
 
-from folders import ray_job, runner
+from folders import runner
 from folders.graph import prepare
 from folders.ledger import Ledger
 from folders.pictures import found
 from folders.settings import parts_of
 from folders.worker import Job, Worker
 from harness.environment import ROOT
+from harness.extras import RAY, ensure
 
 from .folders_faults import faults
 from .folders_graphs import BROKEN, draw, edit, tiny
@@ -48,7 +49,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--only", choices=("cost", "speedup", "faults", "scale"), help="one part alone")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args(argv)
-    ray_job.ensure()
+    ensure(RAY)
     figures, rows = {}, {}
     with tempfile.TemporaryDirectory(prefix="bench-folders-") as folder:
         folder = Path(folder)

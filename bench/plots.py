@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from . import extras
+from harness.extras import BENCH, ensure
 
 COLOURS = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#17becf")
 SHIFTS = ((6, 3), (6, -9), (-6, 3), (-6, -9), (6, 12), (-6, 12), (6, -18), (-6, -18))    # of a name from its point
@@ -53,7 +53,7 @@ def bars(path: Path, names: Sequence[str], series: dict[str, Sequence[float]], t
 
 def page(title: str, size: tuple[float, float]):
     """(figure, axes) of an empty page, drawn without a display."""
-    extras.ensure()
+    ensure(BENCH)
     from matplotlib.figure import Figure
     figure = Figure(size, layout="constrained")
     axes = figure.subplots()

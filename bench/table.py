@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from . import extras
+from harness.extras import BENCH, ensure
 
 
 def show(rows: list[dict], title: str = "") -> None:
     """Print rows that share their keys, numbers right-aligned."""
-    extras.ensure()
+    ensure(BENCH)
     from tabulate import tabulate
     if title:
         print(f"\n{title}")
@@ -22,7 +22,7 @@ def show(rows: list[dict], title: str = "") -> None:
 
 def markdown(rows: list[dict]) -> str:
     """The same as a table for a document."""
-    extras.ensure()
+    ensure(BENCH)
     from tabulate import tabulate
     return tabulate([[_cell(value) for value in row.values()] for row in rows], list(rows[0]), tablefmt="github",
                     disable_numparse=True) + "\n"

@@ -7,17 +7,14 @@ block is written, not a picture when it is done, keeps no failures, and a serial
 """
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import json
 import logging
 import os
 import socket
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
-from harness.environment import RAY, ROOT, SetupError, cache_root, locked, pip, say
+from harness.environment import ROOT
+from harness.extras import RAY, ensure
 
 from . import JobError
 from .worker import Job
@@ -87,7 +84,7 @@ class Actor:
 
 def connect(address: str, workers: int | None):
     """Ray, connected to the cluster at `address`, or to one started here ("local"). Raises JobError."""
-    ensure()
+    ensure(RAY)
     mannered()
     import ray
     check_reachable(address)
@@ -122,22 +119,9 @@ def no_cluster(address: str, error: Exception) -> JobError:
                     "`python run.py ray start --head` starts one.")
 
 
-def ensure() -> None:
-    """Install Ray on its first use, if the environment is our own. Raises SetupError."""
-    if importlib.util.find_spec("ray") and importlib.util.find_spec("pyarrow"):
-        return
-    python = Path(sys.executable)
-    if not python.is_relative_to(cache_root()):
-        raise SetupError(f"Ray is not installed. Install it with: {python} -m pip install '{RAY}'")
-    with locked(cache_root() / "ray.lock", "Ray"):
-        say(f"installing {RAY}, about 300 MB, only this once")
-        pip(python, "install", RAY, log=cache_root() / "ray.log")
-    importlib.invalidate_caches()
-
-
 def main(argv: list[str]) -> int:
     """`python run.py ray ...`: Ray's own command of the environment, to start and stop the nodes of a cluster."""
-    ensure()
+    ensure(RAY)
     mannered()
     from ray.scripts.scripts import cli
     return cli(argv, standalone_mode=True)

@@ -11,9 +11,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-# `locked` for those who add packages to the environment later on
 from .cache import SetupError, cache_key, cache_root, is_complete, made, say
-from .cache import locked as locked
 from .hosts import ARCHIVES, PINNED, fetch, is_host
 from .pip import clean_environ, pip
 
@@ -21,8 +19,6 @@ ROOT = Path(__file__).absolute().parent.parent      # the pack; not resolved, a 
 
 PACKAGES = ("torch==2.11.0", "torchvision==0.26.0", "torchaudio==2.11.0", "torchmetrics==1.9.0",
             "torch-fidelity==0.4.0", "pytest==9.2.0", "ruff==0.17.5")
-BENCH = ("matplotlib==3.11.2", "tabulate==0.10.0")  # added to the environment when a bench first asks for it
-RAY = "ray[data]==2.60.0"                          # installed when `translate --ray` first asks for it
 
 GIGABYTES = 9 if sys.platform.startswith("linux") else 4    # on Linux torch brings the CUDA libraries along
 # Modules whose presence says that this Python can already run the host and the tests.

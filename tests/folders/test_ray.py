@@ -11,8 +11,9 @@ import time
 
 import pytest
 
-from folders import command, ray_job
+from folders import command
 from harness.environment import ROOT, SetupError
+from harness.extras import RAY, ensure
 
 from .graphs import TINY, draw, written
 
@@ -65,7 +66,7 @@ def test_nothing_is_installed_into_a_python_that_is_not_ours(tmp_path, monkeypat
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     monkeypatch.setenv("MIRROR_CACHE", str(tmp_path))
     with pytest.raises(SetupError, match="-m pip install 'ray"):
-        ray_job.ensure()
+        ensure(RAY)
 
 
 @pytest.mark.slow
