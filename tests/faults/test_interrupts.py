@@ -7,6 +7,7 @@ from collections import Counter
 import pytest
 import torch
 from support import tiny
+from support.judge import eye
 from support.tiny import Scene, pictures
 
 from harness.graph import give
@@ -152,6 +153,17 @@ class Long(Scene):
     def inversion_guidance(self):
         self.guided("MirrorInversionGuidance", step_size=0.5, dilation=1, first_timestep=1000, **QUANTILE)
 
+    def maps(self):
+        mirror = self.invert(self.NONE)
+        self.add("MirrorAttentionMaps", model=self.model, mirror=mirror(2), clip=self.clip, text="a photo of a cat",
+                 words="cat")
+
+    def rank(self):
+        judge = {"clip_vision": self.add(EYE())(), "clip": self.clip, "source_text": "a cat", "target_text": "a dog"}
+        self.add("CycleDiffusionRank", model=self.model, vae=self.add(VAE())(), image=self.add(HINT())(), **self.grid,
+                 source=self.source, target=self.target, negative=self.empty, encoder="dpm-encoder", encoder__seed=1,
+                 encoder__eta=0.5, trials=1, source_cfgs="1", cfgs="1, 2", strengths="0.5, 1", **judge)
+
     def proximal(self):
         mirror = self.invert(self.NONE)
         model = self.add("MirrorProximalGuidance", model=self.model, proximal_map="soft", **QUANTILE)()
@@ -159,7 +171,7 @@ class Long(Scene):
 
 
 LONG = ("exact", "encode", "cycle", "from_seed", "edit", "rewritten", "null_text", "latent_guidance", "cross_attention",
-        "self_attention", "prompt_to_prompt", "inversion_guidance", "proximal")
+        "self_attention", "prompt_to_prompt", "inversion_guidance", "maps", "rank", "proximal")
 WORN = ("bare", "lora", "controlnet")
 MADE: dict[str, str] = {}
 
@@ -179,6 +191,10 @@ def LATENT() -> str:
 
 def VAE() -> str:
     return once("vae", tiny.vae, "VAE")
+
+
+def EYE() -> str:
+    return once("eye", eye, "CLIP_VISION")
 
 
 def NET() -> str:
