@@ -40,12 +40,14 @@ def test_the_paste_in_a_graph_with_the_vae(run_graph, size):
     decoded = g.add("VAEDecode", samples=latent, vae=vae)()
     edited = g.add(node(changed, ("IMAGE",), {"image": "IMAGE"}), image=decoded)()
     made = g.add("MirrorPaste", original=links["original"], edited=edited, vae=vae, widen=3, soften=2)
-    whole, region = run_graph(g).outputs[made.id]
+    run = run_graph(g)
+    (whole, region), [picture_of_the_edit] = run.outputs[made.id], run.outputs[edited[0]]
     assert whole.shape == original.shape and region.shape == (1, *size)
     top, left = (size[0] - 64) // 2, (size[1] - 80) // 2
     outside = region[0] == 0
     assert torch.equal(whole[0][outside], original[0][outside]) and outside.float().mean() > .3
     assert region[0, top + 22:top + 38, left + 26:left + 54].min() == 1
+    assert torch.equal(whole[0, top + 22:top + 38, left + 26:left + 54], picture_of_the_edit[0, 22:38, 26:54])
 
 
 def test_a_mask_of_the_users_own_and_a_batch(run_graph):
