@@ -12,6 +12,7 @@ from ...mirror_ops.stochastic.sdedit import sdedit
 from ...mirror_ops.walks.noise import seeded
 from ...mirror_ops.walks.precision import seen_in
 from ..host import families
+from ..host.attach import check_edited_text
 from ..host.branches import Branch
 from ..host.compatibility import check_walks
 from ..host.denoiser import run
@@ -99,6 +100,7 @@ class CycleDiffusionEdit(io.ComfyNode):
         against = negative if decoder is None or decoder_negative is None else decoder_negative
         said = prompts_at(source_cfg, source, negative, len(samples))
         wanted = prompts_at(cfg, target, against, len(samples))
+        check_edited_text(decoder or model, len(sigmas) - 1, target)
         if decoder is None:
             edited, forwards = _together(model, samples, said, wanted, plan)
         else:

@@ -39,7 +39,7 @@ class Texts:
         """
         given = (
             ("source_text", self.source, source, "the picture's prompt (the mirror's, or `source`)"),
-            ("target_text", self.target, positive, "`positive` of the sampler (`target` of Edit Picture)"),
+            ("target_text", self.target, positive, "`positive` of the sampler (`target` of an edit node)"),
         )
         for encoded, (name, text, prompt, of) in zip(self.encoded, given, strict=True):
             if prompt is not None and not alike(encoded, prompt):

@@ -337,7 +337,7 @@ def test_what_does_not_fit_is_named(host, run_graph):
             patch(model, **{**given, **changes})
 
 
-@pytest.mark.parametrize("walk", ["recorded", "shared", "Edit Picture"])
+@pytest.mark.parametrize("walk", ["recorded", "shared", "Edit Picture", "CycleDiffusion"])
 def test_another_edited_text_than_the_walks_is_named(run_graph, walk):
     """As many tokens as the right one has. Where a direction is added nobody has written the text."""
     def edit(text, directed=False):
@@ -349,12 +349,16 @@ def test_another_edited_text_than_the_walks_is_named(run_graph, walk):
         if walk == "Edit Picture":
             scene.add("MirrorEdit", **wires, source=scene.source, target=scene.text(SWAPPED), latent=scene.latent,
                       seed=0, settings="balanced", region="auto", **scene.grid)
+        elif walk == "CycleDiffusion":
+            scene.add("CycleDiffusionEdit", model=scene.control(), source=scene.source, target=scene.text(SWAPPED),
+                      latent=scene.latent, encoder="dpm-encoder", encoder__seed=1, encoder__eta=0.5, denoise=1.0,
+                      source_cfg=1.0, cfg=1.0, **scene.grid)
         else:
             scene.sample(scene.mirror, **wires, positive=scene.text(SWAPPED), noise=walk)
         return scene
 
     assert re.search("`target_text` .* is not the text that `positive`", failure(run_graph, edit(ADDED)))
-    for scene in (edit(SWAPPED), edit(ADDED, directed=True)):
+    for scene in [edit(SWAPPED)] + [edit(ADDED, directed=True)] * (walk != "CycleDiffusion"):
         run_graph(scene)
 
 
