@@ -16,6 +16,11 @@ from ...mirror_ops.walks.schedules import windows
 Conditioning = list
 Windows = list[tuple[float, float]]
 CHUNK = 77  # tokens
+# Options with which the host may make something else of an entry for each step than of one: it looks for entries of
+# the same area, shares ControlNets out among them, and an entry may have a window already.
+NOT_PLAIN = frozenset({
+    "area", "mask", "control", "gligen", "hooks", "default", "start_percent", "end_percent", "clip_start_percent",
+})
 STEP, PART = "mirror_step", "mirror_part"  # options of stepwise entries: which step, and which entry of the original
 
 
@@ -152,10 +157,18 @@ def stepwise(conditioning: Conditioning, sigmas: Tensor, sampling, steps: Window
     return result
 
 
-def scheduled(conditioning: Conditioning, embeddings: Tensor, sigmas: Tensor, sampling) -> Conditioning:
+def is_plain(conditioning: Conditioning) -> bool:
+    """Whether this is one text for the whole picture and the whole walk. Where all prompts are, the host makes the same
+    of one as of its `stepwise` entries."""
+    return len(conditioning) == 1 and NOT_PLAIN.isdisjoint(conditioning[0][1])
+
+
+def scheduled(
+    conditioning: Conditioning, embeddings: Tensor, sigmas: Tensor, sampling, steps: Windows | None = None
+) -> Conditioning:
     """`stepwise`, each step with its own text of `embeddings` [T, B or 1, tokens, width]."""
     texts = [split(embedding, token_counts(conditioning)) for embedding in embeddings]
-    entries = stepwise(conditioning, sigmas, sampling)
+    entries = stepwise(conditioning, sigmas, sampling, steps)
     return [[texts[options[STEP]][options[PART]], options] for _, options in entries]
 
 

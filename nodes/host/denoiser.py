@@ -17,7 +17,7 @@ from ...mirror_ops.walks.trajectory import Mirror
 from . import gradients
 from .attach import SharedNoise, supply
 from .compatibility import check_no_step_cache
-from .conditioning import Conditioning, step_windows, stepwise, with_pooled_by_step
+from .conditioning import Conditioning, is_plain, step_windows, stepwise, with_pooled_by_step
 from .count import Count
 from .families import check_supported
 from .processed import Prompt
@@ -47,7 +47,7 @@ def run(
 
     latent [B, C, H, W] gives the shape and, to inpainting models, the picture; sigmas [T+1] are what patches see as
     the schedule; `prompts` maps names ("positive", "negative", any other) to CONDITIONING; those named in `by_step` are
-    passed step by step, as they leave when rewritten, because the host treats areas in them differently;
+    passed step by step, as they leave when rewritten, unless all are so plain that the host makes the same of both;
     `pooled_by_step` maps some of those to pooled outputs [T, entries, B or 1, pooled width]. `reference` is the source
     for controls on the model (attach.py): a mirror, or SHARED_NOISE if the walk evaluates it itself. `evaluations`
     bounds the progress. Raises ValueError, before any work, for prompts that cannot be rewritten or come from another
@@ -95,6 +95,8 @@ def _passed(
     pooled_by_step: dict[str, Tensor],
 ) -> dict[str, Conditioning]:
     """The prompts as the host gets them."""
+    if not pooled_by_step and all(map(is_plain, prompts.values())):
+        return prompts
     sampling = patcher.get_model_object("model_sampling")
     named = [name for name in by_step if name in prompts]
     steps = step_windows(sigmas, sampling) if named else []

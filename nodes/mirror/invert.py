@@ -21,7 +21,7 @@ from ...mirror_ops.walks.schedules import current_labels, target_labels
 from ...mirror_ops.walks.trajectory import Mirror, cpu
 from ..host import families
 from ..host.branches import Branch
-from ..host.conditioning import Conditioning, pooled_of, scheduled, text_of
+from ..host.conditioning import Conditioning, Windows, pooled_of, scheduled, step_windows, text_of
 from ..host.count import Count
 from ..host.denoiser import run
 from ..host.files import problem
@@ -77,6 +77,7 @@ class RedescribedDDIMInvert(io.ComfyNode):
         if label == PARITY:
             _check_parity(model, sigmas, steps, refine)
         plan = Plan(families.input_scale(model), cfg, rewriter, label, refine, mixing, regularise)
+        windows = step_windows(sigmas, model.get_model_object("model_sampling"))  # or an error, before any work
         latents, residuals, back, count = _walk_both_ways(model, samples, sigmas, prompts, plan, checkpointing)
         mirror = Mirror(
             sigmas=sigmas,
@@ -88,7 +89,7 @@ class RedescribedDDIMInvert(io.ComfyNode):
             mask=mask_at(latent.get("noise_mask"), samples, "the noise mask"),
             provenance=_provenance(model, plan, scheduler, back, count, residuals),
         )
-        stock = _for_samplers(model, positive, prompts, rewriter.side, mirror)
+        stock = _for_samplers(model, positive, prompts, rewriter.side, mirror, windows)
         return io.NodeOutput(
             {"samples": families.stock_start(model, mirror.latents[0], sigmas[0])},
             stock["positive"],
@@ -185,14 +186,16 @@ def _check_parity(model, sigmas: Tensor, steps: int, refine: int) -> None:
         )
 
 
-def _for_samplers(model, positive: Conditioning, prompts: dict, side: Side, mirror: Mirror) -> dict:
+def _for_samplers(
+    model, positive: Conditioning, prompts: dict, side: Side, mirror: Mirror, windows: Windows
+) -> dict:
     """Both prompts that retrace the mirror in a stock sampler: the side that was rewritten holds a text for each step.
     At cfg 1 no sampler reads its negative, yet each wants one: the positive stands in."""
     sampling = model.get_model_object("model_sampling")
     return {
         "positive": positive,
         "negative": prompts.get("negative", positive),
-        side.value: scheduled(prompts[side], mirror.embeddings, mirror.sigmas, sampling),
+        side.value: scheduled(prompts[side], mirror.embeddings, mirror.sigmas, sampling, windows),
     }
 
 

@@ -73,3 +73,30 @@ def test_what_shows_is_the_edit(host, monkeypatch):
     run = host.run_graph(scene)
     # the last step ends where the network sees the edited picture
     assert torch.allclose(shown[-1] / 0.18215, run.outputs[made.id][0]["samples"], atol=1e-3)
+
+
+def test_a_rewritten_prompt_is_given_step_by_step_only_where_the_host_could_tell(host, run_graph):
+    """Else the host would look through an entry of each step at every pass."""
+    denoiser = host.pack_module("nodes.host.denoiser")
+    corner = {"area": (4, 4, 0, 0), "strength": 1.0}
+
+    def entries(**beside):
+        seen = []
+
+        def execute(model, positive, negative, latent):
+            prompts = {"positive": positive, "negative": [[negative[0][0], {**negative[0][1], **beside}]]}
+            denoiser.run(
+                model, latent["samples"], torch.tensor([2.0, 1.0, 0.0]), prompts, evaluations=1, by_step=("positive",),
+                algorithm=lambda walk: seen.append(len(walk.prompts["positive"].entries)) or torch.zeros(1))
+            return latent
+
+        scene = Scene()
+        takes = {"model": "MODEL", "positive": "CONDITIONING", "negative": "CONDITIONING", "latent": "LATENT"}
+        scene.add(node(execute, ("LATENT",), takes), model=scene.model, positive=scene.source, negative=scene.empty,
+                  latent=scene.latent)
+        run_graph(scene)
+        return seen[0]
+
+    assert entries() == 1
+    assert entries(start_percent=0.0, end_percent=1.0) == 2
+    assert entries(**corner) >= 2
