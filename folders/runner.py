@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import shutil
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +13,7 @@ from harness.environment import SetupError, available_host, cache_root
 from harness.results import GraphFailed, GraphRejected
 
 from . import JobError
+from .disk import writing_to
 from .graph import LOADER, Graph, is_wire, loaders, upload_input
 
 
@@ -52,14 +52,17 @@ class Runner:
         self.graph, self.host = graph, host
         self.inputs = Path(host.folder_paths.get_input_directory())
         for file in other_pictures(graph, host):
-            shutil.copyfile(file, self.inputs / file.name)
+            content = file.read_bytes()
+            with writing_to(self.inputs):
+                (self.inputs / file.name).write_bytes(content)
 
     def __call__(self, content: bytes, suffix: str, seed: int) -> Pictures:
-        """Raises GraphRejected or GraphFailed."""
+        """Raises GraphRejected or GraphFailed; JobError if the picture can't be put where the host looks for it."""
         # The host tells pictures apart by their files' names: equal names must mean equal pictures.
         file = self.inputs / f"{hashlib.sha256(content).hexdigest()[:32]}{suffix}"
-        file.write_bytes(content)
         try:
+            with writing_to(self.inputs):
+                file.write_bytes(content)
             run = self.host.run_graph(self.graph.filled(file.name, seed), cached=True)
         finally:
             file.unlink(missing_ok=True)
@@ -70,8 +73,9 @@ class Runner:
     def check(self, content: bytes, suffix: str) -> None:
         """Raises JobError if the host would not run the graph on a picture."""
         file = self.inputs / f"check{suffix}"
-        file.write_bytes(content)
         try:
+            with writing_to(self.inputs):
+                file.write_bytes(content)
             self.host.check_graph(self.graph.filled(file.name, 0))
         except GraphRejected as error:
             raise JobError(f"ComfyUI would not run the graph: {error}") from error

@@ -1,10 +1,8 @@
 """One picture from file to file, and the row that the ledger keeps of it."""
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
-import os
 import time
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,12 +11,11 @@ from pathlib import Path
 from harness.boot import Host
 
 from . import JobError, pictures, results
+from .disk import writing_to
 from .figures import figures
 from .graph import Graph
 from .ledger import FOLDER, Ledger
 from .runner import Runner, reason
-
-NO_USE_GOING_ON = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 @dataclass(frozen=True)
@@ -73,7 +70,8 @@ class Worker:
             row["error"] = reason(error)
         row |= {"seconds": round(time.monotonic() - started, 3), "cpu_seconds": round(time.process_time() - cpu, 3),
                 "at": time.time()}
-        self._on_disk(lambda: self.writer.append(row))
+        with writing_to(self.job.target):
+            self.writer.append(row)
         return row
 
     def _made_before(self, row: dict) -> dict | None:
@@ -101,17 +99,9 @@ class Worker:
         found = figures(before[:1], after, region if region is None else region[:1])
         record = {"settings": self.job.settings, "source": row["source"], "figures": found}
         graph = self.job.graph.filled(row["name"], row["seed"])
-        self._on_disk(lambda: results.write(after[0], self.job.target / row["result"], self.scratch, record, graph))
+        with writing_to(self.job.target):
+            results.write(after[0], self.job.target / row["result"], self.scratch, record, graph)
         return found
-
-    def _on_disk(self, act) -> None:
-        try:
-            act()
-        except OSError as error:
-            if error.errno in NO_USE_GOING_ON:
-                raise JobError(f"Writing to {self.job.target} failed: {os.strerror(error.errno)}. What was done is "
-                               "kept; make room or give permission, and the same command goes on.") from error
-            raise
 
     def close(self) -> None:
         self.writer.close()
