@@ -17,22 +17,33 @@ SAMPLE, BYTES_A_PIXEL = 32, 3      # pictures whose size is looked at; a PNG is 
 
 
 def check_folders(source: Path, target: Path) -> None:
-    """Raises JobError if one holds the other, or the first is no folder."""
-    if not source.is_dir():
+    """Raises JobError if one holds the other, the first is no folder, or one lies where we may not look."""
+    try:
+        is_folder, is_file = source.is_dir(), target.exists() and not target.is_dir()
+    except OSError as error:
+        raise JobError(f"{error.filename} can't be looked at: {error.strerror}. Give permission to the folders above "
+                       "it, or name another.") from error
+    if not is_folder:
         raise JobError(f"There is no folder {source}.")
     one, other = source.resolve(), target.resolve()
     if one == other or one.is_relative_to(other) or other.is_relative_to(one):
         raise JobError(f"{target} and {source} lie in each other: results would be taken for pictures. "
                        "Name a folder for the results outside that of the pictures.")
-    if target.exists() and not target.is_dir():
+    if is_file:
         raise JobError(f"{target} is a file; name a folder for the results.")
 
 
-def check_target(source: Path, target: Path, names: list[str]) -> None:
-    """Raises JobError if OUT can't be written to, or the results of these pictures would not fit."""
-    probe = target / FOLDER / f"probe-{uuid.uuid4().hex}"
+def check_target(source: Path, target: Path, names: list[str], keep: bool = True) -> None:
+    """Raises JobError if OUT can't be written to, or the results of these pictures would not fit.
+
+    OUT is there afterwards; without `keep` only if it was before. Two commands may do this at once in one OUT, so what
+    one keeps the other must not take away: only empty folders go that this call has made.
+    """
+    probe, new = target / FOLDER / f"probe-{uuid.uuid4().hex}", []
     try:
+        new = [] if keep else missing(probe.parent)
         probe.parent.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(target).free
         with open(probe, "wb") as file:
             file.write(b"0" * (1 << 20))
             os.fsync(file.fileno())
@@ -42,10 +53,18 @@ def check_target(source: Path, target: Path, names: list[str]) -> None:
     finally:
         with contextlib.suppress(OSError):
             probe.unlink()
-    needed, free = space_needed(source, names), shutil.disk_usage(target).free
+        with contextlib.suppress(OSError):
+            for folder in new:
+                folder.rmdir()
+    needed = space_needed(source, names)
     if needed > free:
         raise JobError(f"The results need up to {needed / 1e9:.1f} GB and {target} has {free / 1e9:.1f} GB left. "
                        "Make room, or name a folder on another disk.")
+
+
+def missing(folder: Path) -> list[Path]:
+    """The folder and those above it that are not there, the deepest first."""
+    return [at for at in (folder, *folder.parents) if not at.exists()]
 
 
 def space_needed(source: Path, names: list[str]) -> float:

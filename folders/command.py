@@ -23,8 +23,13 @@ def main(argv: list[str]) -> int:
     try:
         return translate(parser().parse_args(argv))
     except JobError as error:
-        print(f"run.py translate: {error}", file=sys.stderr)
-        return 1
+        said = str(error)
+    except OSError as error:        # OUT's own notes that may not be read, and the like
+        if error.filename is None:
+            raise
+        said = f"{error.filename}: {error.strerror}. What was done is kept; mend that, and the same command goes on."
+    print(f"run.py translate: {said}", file=sys.stderr)
+    return 1
 
 
 def parser() -> argparse.ArgumentParser:
@@ -41,7 +46,7 @@ def parser() -> argparse.ArgumentParser:
     add("--save", metavar="NODE", help="the node that saves the result, where there are several")
     add("--pack", action="append", default=[], metavar="FOLDER", help="load this custom node pack too")
     add("--ray", nargs="?", const="local", metavar="ADDRESS", help="spread over a Ray cluster, or one started here")
-    add("--workers", type=int, metavar="N", help="with --ray: so many (default: one a GPU, or one a core)")
+    add("--workers", type=one_or_more, metavar="N", help="with --ray: so many (default: one a GPU, or one a core)")
     add("--cpu", action="store_true", help="do not use a GPU")
     add("--retry-failed", action="store_true", help="try again what failed before")
     add("--replace", action="store_true", help="write over what other jobs or hands left in OUT")
@@ -50,8 +55,17 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
+def one_or_more(text: str) -> int:
+    """A number of workers. Raises argparse.ArgumentTypeError for anything else."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is no number of workers; give 1 or more")
+    return int(text)
+
+
 def translate(options: argparse.Namespace) -> int:
     """0 if every picture has its result, 1 if any failed."""
+    if options.workers and options.ray is None:
+        raise JobError("--workers is the number of Ray's workers: give --ray too, or leave it out.")
     source, target = options.source.absolute(), options.target.absolute()
     checks.check_folders(source, target)
     names = pictures.found(source)
@@ -63,10 +77,10 @@ def translate(options: argparse.Namespace) -> int:
     rows = ledger.merged()
     todo = [name for name in names if not done(job, name, rows, there, options.retry_failed)]
     checks.check_results(job, todo, there)
+    checks.check_target(source, target, todo, keep=not options.dry_run)
     report(job, names, todo, rows)
     if options.dry_run:
         return 0
-    checks.check_target(source, target, todo)
     record_job(job)
     stopped = True
     try:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from folders import JobError, checks, command, results, sheet, worker
+from folders import command, results, sheet, worker
 
 from .graphs import TINY, draw, tiny, written
 
@@ -150,6 +150,28 @@ def test_a_dry_run_checks_and_makes_nothing(translate, tmp_path, capsys):
     draw(tmp_path / "in", "a.png", "b.png")
     assert translate("--dry-run") == 0
     assert "2 to do" in capsys.readouterr().out and not (tmp_path / "out").exists()
+    assert translate("--dry-run", out="graph.json/out") == 1        # below a file: nothing can be written there
+    assert "can't be written to: Not a directory" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", ["0", "-3", "two"])
+def test_workers_are_one_or_more(capsys, number):
+    with pytest.raises(SystemExit):
+        command.main(["in", "out", "--workflow", "graph.json", "--ray", "--workers", number])
+    assert f"{number} is no number of workers; give 1 or more" in capsys.readouterr().err
+
+
+def test_workers_without_ray_are_refused(tmp_path, capsys):
+    assert command.main([str(tmp_path), str(tmp_path / "out"), "--workflow", "graph.json", "--workers", "2"]) == 1
+    assert "give --ray too" in capsys.readouterr().err
+
+
+def test_notes_that_may_not_be_read_are_told_in_a_sentence(monkeypatch, capsys):
+    def closed(options):
+        raise PermissionError(13, "Permission denied", "out/.translate/x/job.json")
+    monkeypatch.setattr(command, "translate", closed)
+    assert command.main(["in", "out", "--workflow", "graph.json"]) == 1
+    assert "out/.translate/x/job.json: Permission denied." in capsys.readouterr().err
 
 
 def test_a_stop_leaves_whole_results_and_the_rest_to_do(translate, tmp_path, monkeypatch, capsys):
@@ -212,17 +234,3 @@ def test_a_graph_that_the_host_refuses_is_refused_before_any_work(translate, tmp
     draw(tmp_path / "in", "a.png")
     assert translate("--set", "5.sampler_name=nosuch") == 1
     assert "would not run the graph" in capsys.readouterr().err and not (tmp_path / "out").exists()
-
-
-def test_a_target_that_is_full_or_closed_is_refused(tmp_path, monkeypatch):
-    draw(tmp_path / "in", "a.png")
-    space = checks.space_needed(tmp_path / "in", ["a.png"] * 1000)
-    assert space == 1000 * 128 * 128 * 3
-    usage = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=int(space) - 1))
-    with pytest.raises(JobError, match="GB left"):
-        checks.check_target(tmp_path / "in", tmp_path / "out", ["a.png"] * 1000)
-    monkeypatch.undo()
-    (tmp_path / "file").write_text("")
-    with pytest.raises(JobError, match="can't be written to"):
-        checks.check_target(tmp_path / "in", tmp_path / "file" / "out", ["a.png"])

@@ -16,6 +16,14 @@ def test_nested_pictures_are_found_in_order_and_nothing_else(tmp_path):
     assert found(tmp_path) == ["a/c.jpg", "a/deep/d.tif", "b.PNG"]
 
 
+def test_links_to_pictures_are_pictures_and_links_to_folders_are_left_out(tmp_path):
+    draw(tmp_path / "elsewhere", "b.png")
+    draw(tmp_path / "in", "a.png")
+    (tmp_path / "in" / "folder").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "in" / "link.png").symlink_to(tmp_path / "elsewhere" / "b.png")
+    assert found(tmp_path / "in") == ["a.png", "link.png"]
+
+
 @pytest.mark.parametrize("names", [["a.png", "a.jpg"], ["d/A.png", "d/a.png"]])
 def test_names_that_collide_are_refused(names):
     with pytest.raises(JobError, match="would both become"):
