@@ -1,4 +1,7 @@
 """What the registry and the host read off pyproject.toml, by the host's own parser."""
+import ast
+from pathlib import Path
+
 from PIL import Image
 
 from harness.environment import ROOT
@@ -13,6 +16,33 @@ def test_the_hosts_parser_reads_every_mark(host):
     assert read.project.supported_comfyui_version == ">=0.16.3"
     assert read.tool_comfy.publisher_id and read.tool_comfy.display_name
     assert read.tool_comfy.icon.endswith("docs/icon.png")
+
+
+def test_no_file_of_the_package_imports_one_that_is_left_out():
+    left_out = [line for line in (ROOT / ".comfyignore").read_text().splitlines() if line and line[0] != "#"]
+    files = [file.relative_to(ROOT) for file in ROOT.rglob("*.py")]
+    shipped = [file for file in files if file.parts[0][0] != "." and not inside(file.as_posix(), left_out)]
+    assert {"__init__.py", "nodes/edit/picture.py", "demo/model.py"} <= {file.as_posix() for file in shipped}
+    missed = {(file.as_posix(), module) for file in shipped for module in imported(file) if inside(module, left_out)}
+    assert not missed
+
+
+def inside(path: str, entries: list[str]) -> bool:
+    """Whether a file, or a module with slashes, is one of these or lies in one."""
+    return any(f"{path}/".startswith(f"{entry.rstrip('/')}/") or f"{path}.py" == entry for entry in entries)
+
+
+def imported(file: Path) -> set[str]:
+    """The modules that a file imports, also inside functions, as paths from the root without their suffix."""
+    found = set()
+    for node in ast.walk(ast.parse((ROOT / file).read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.replace(".", "/") for alias in node.names}
+        if isinstance(node, ast.ImportFrom):
+            above = file.parts[:-node.level] if node.level else ()
+            parts = (*above, *(node.module.split(".") if node.module else ()))
+            found |= {"/".join((*parts, *name)) for name in ((), *((alias.name,) for alias in node.names))}
+    return found
 
 
 def test_icon_and_banner_have_the_registrys_shapes():
