@@ -39,6 +39,7 @@ class MirrorRegion(io.ComfyNode):
     @classmethod
     def execute(cls, before, after, widen, soften, rule="otsu") -> io.NodeOutput:
         one, other = planes(before), planes(after)
+        check_counts(before=len(one), after=len(other))
         rows, columns = middle(other, one)
         return io.NodeOutput(picture_region(one[..., rows, columns], other, widen, soften, rule)[:, 0])
 

@@ -30,6 +30,18 @@ def test_the_region_of_any_two_pictures(run_graph):
     assert region[:, 22:38, 26:54].min() == 1 and region[:, :16].max() == 0 and region[:, 44:].max() == 0
 
 
+def test_one_picture_is_compared_with_all_and_other_counts_are_refused(run_graph):
+    g = Graph()
+    three = torch.cat([changed(picture()), picture(), changed(picture())])
+    made = g.add("MirrorRegion", **images(g, before=picture(), after=three), widen=0, soften=0)
+    [region] = run_graph(g).outputs[made.id]
+    assert region.shape == (3, 64, 80) and torch.equal(region[0], region[2]) and not region[1].any()
+    g = Graph()
+    g.add("MirrorRegion", **images(g, before=picture(batch=2), after=picture(batch=3)), widen=0, soften=0)
+    with pytest.raises(GraphFailed, match="`before` has 2 pictures where others have 3. Give one, or as many."):
+        run_graph(g)
+
+
 @pytest.mark.parametrize("size", [(64, 80), (67, 85)])
 def test_the_paste_in_a_graph_with_the_vae(run_graph, size):
     original = picture(*size)
