@@ -115,10 +115,9 @@ def decoded(g: Graph, latent, vae) -> list:
     return [g.add("VAEDecode", samples=latent, vae=vae), 0]
 
 
-def pasted(g: Graph, edit: str, vae, original, mask: int) -> list:
-    """The edit in its region, the original's own pixels elsewhere: not even the VAE touches those."""
-    return [g.add("ImageCompositeMasked", "the original outside the region", destination=original,
-                  source=decoded(g, [edit, 0], vae), x=0, y=0, resize_source=False, mask=[edit, mask]), 0]
+def pasted(g: Graph, edit: str, vae, original, region: int) -> list:
+    """The edit in the region of its walk, the original's own pixels elsewhere: not even the VAE touches those."""
+    return [g.add("MirrorPaste", original=original, edited=decoded(g, [edit, 0], vae), region=[edit, region]), 0]
 
 
 def saved(g: Graph, picture, title: str = "edit") -> None:

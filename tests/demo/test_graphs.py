@@ -98,6 +98,11 @@ def test_the_editors_form_converts_back_to_the_graph(name, converted):
         assert {k: inputs[k] for k in entry["inputs"]} == links(entry["inputs"])
 
 
+@pytest.mark.parametrize("name", SHEETS)
+def test_edits_are_put_back_by_the_packs_own_paste(name):
+    assert "ImageCompositeMasked" not in {entry["class_type"] for entry in SHEETS[name]().graph.values()}
+
+
 def pictures_of(run, graph: dict) -> None:
     """Every picture of a run is whole, finite and not blank."""
     for key, entry in graph.items():
