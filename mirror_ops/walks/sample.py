@@ -16,11 +16,6 @@ Pair = Callable[[Tensor, Tensor, Tensor, int], tuple[Tensor, Tensor]]
 Region = Callable[[int, Tensor], Tensor]
 
 
-def one_by_one(source: Branch, edit: Branch) -> Pair:
-    """Two branches as a pair: the source is asked first."""
-    return lambda x, y, sigma, i: (source(x, sigma, i), edit(y, sigma, i))
-
-
 def sample(
     branch: Branch, sigmas: Tensor, x: Tensor, on_step: Callable[[int, Tensor], None] | None = None
 ) -> Tensor:

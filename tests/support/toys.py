@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from mirror_ops.walks.provenance import ModelIdentity, Provenance
+from mirror_ops.walks.sample import Branch, Pair
 
 
 def scaled_linear_sigmas(steps: int = 1000, start: float = 0.00085, end: float = 0.012) -> Tensor:
@@ -64,3 +65,8 @@ def provenance(method: str = "paper", **changes) -> Provenance:
 def told(denoise, prompt):
     """A denoiser that knows its prompt, as a branch of a walk."""
     return lambda x, sigma, i: denoise(x, sigma, prompt)
+
+
+def one_by_one(source: Branch, edit: Branch) -> Pair:
+    """Two branches as a pair: the source is asked first."""
+    return lambda x, y, sigma, i: (source(x, sigma, i), edit(y, sigma, i))

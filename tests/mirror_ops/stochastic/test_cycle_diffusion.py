@@ -2,14 +2,13 @@
 
 import pytest
 import torch
-from support.toys import karras, mixture, pictures, scaled_linear_sigmas, told
+from support.toys import karras, mixture, one_by_one, pictures, scaled_linear_sigmas, told
 
 from mirror_ops.guidance.classifier_free import of_positive
 from mirror_ops.stochastic.dpm_encoder import cycle_diffusion, dpm_decode, dpm_encode, posterior
 from mirror_ops.stochastic.edit_friendly import independent
 from mirror_ops.stochastic.noise_code import NoiseCode, load_code, save_code
 from mirror_ops.stochastic.sdedit import sdedit
-from mirror_ops.walks.sample import one_by_one
 from mirror_ops.walks.schedules import paper_grid
 
 FACTS = {"encoder": "dpm-encoder", "seed": 3, "eta": 0.5, "cfg": 1.0, "flow": False, "sigma_max": 14.6,

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from support.toys import flow_grid, karras, mixture, pictures, told
+from support.toys import flow_grid, karras, mixture, one_by_one, pictures, told
 
 from mirror_ops.guidance.classifier_free import of_positive
 from mirror_ops.stochastic.dpm_encoder import (
@@ -11,7 +11,6 @@ from mirror_ops.stochastic.dpm_encoder import (
     dpm_encode,
 )
 from mirror_ops.walks.ddim import euler
-from mirror_ops.walks.sample import one_by_one
 
 
 def seeded(seed=3):

@@ -2,10 +2,10 @@
 import pytest
 import torch
 from support import toys
+from support.toys import one_by_one
 
 from mirror_ops.guidance.classifier_free import guided
 from mirror_ops.walks.noise import picture_generators
-from mirror_ops.walks.sample import one_by_one
 from mirror_ops.walks.shared_noise import coarse, shared_noise
 
 BEFORE, AFTER = 0.0, 0.7
