@@ -113,14 +113,14 @@ def files(nodes: dict[str, dict], table: Table, language: str) -> dict[str, dict
 
 def _definition(info: dict, say) -> dict:
     made = {"display_name": say(info["display_name"]), "description": say(info["description"])}
-    inputs = {_key(path): _named(path, options, say) for path, options in _inputs(info["input"])}
+    inputs = {_key(path): _named(path, options, say) for path, options in each_input(info["input"])}
     tooltips = info.get("output_tooltips") or [None] * len(info["output"])
     outputs = {str(k): {"name": say(name), **({"tooltip": say(tip)} if tip else {})}
                for k, (name, tip) in enumerate(zip(info["output_name"], tooltips, strict=True))}
     return {**made, **({"inputs": inputs} if inputs else {}), **({"outputs": outputs} if outputs else {})}
 
 
-def _inputs(groups: dict, before: str = ""):
+def each_input(groups: dict, before: str = ""):
     """(path, options) of every input, those behind a choice too."""
     for kind in ("required", "optional"):
         for name, spec in groups.get(kind, {}).items():
@@ -128,7 +128,7 @@ def _inputs(groups: dict, before: str = ""):
             yield before + name, options
             if spec[0] == "COMFY_DYNAMICCOMBO_V3":
                 for choice in options["options"]:
-                    yield from _inputs(choice["inputs"], f"{before}{name}.")
+                    yield from each_input(choice["inputs"], f"{before}{name}.")
 
 
 def _named(path: str, options: dict, say) -> dict:

@@ -18,6 +18,13 @@ def mirror_input() -> io.Input:
     ))
 
 
+def prefix_input(default: str) -> io.Input:
+    """The name of a file that is written."""
+    return io.String.Input("filename_prefix", default=default, tooltip=(
+        "Folder and beginning of the file's name in the output folder; a number follows."
+    ))
+
+
 def category(module: str) -> str:
     """The menu's entry of a node's module (its __name__): the folder that it lies in, as in mirror/edit."""
     return f"{MENU}/{module.split('.')[-2]}"

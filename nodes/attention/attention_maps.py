@@ -35,8 +35,8 @@ class MirrorAttentionMaps(io.ComfyNode):
             search_aliases=["cross attention", "daam", "attention mask", "word mask"],
             inputs=[
                 io.Model.Input("model", tooltip="The model of the mirror."),
-                MirrorType.Input("mirror"),
-                io.Clip.Input("clip"),
+                MirrorType.Input("mirror", tooltip="Whose picture is looked at, along its own walk."),
+                io.Clip.Input("clip", tooltip="The one that encoded the mirror's prompt."),
                 io.String.Input("text", multiline=True, tooltip="The mirror's prompt, as it was encoded."),
                 io.String.Input("words", default="cat", multiline=True, tooltip="Words or phrases of the text, one a "
                                 "line or between commas."),

@@ -86,7 +86,7 @@ def _mask_inputs() -> list:
             "and the rest at the rest. Needs clip and both texts.")),
         io.Float.Input("mask_threshold", default=0.1, min=0.0, max=1.0, step=0.05, optional=True, advanced=True,
                        tooltip="What counts as the object in the picture, between the least and the most attention."),
-        io.Clip.Input("clip", optional=True),
+        io.Clip.Input("clip", optional=True, tooltip="The one that encoded the texts; needed for `mask_words` only."),
         io.String.Input("source_text", default="", multiline=True, optional=True, advanced=True,
                         tooltip="The mirror's prompt, as it was encoded."),
         io.String.Input("target_text", default="", multiline=True, optional=True, advanced=True,

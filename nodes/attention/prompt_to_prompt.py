@@ -49,7 +49,7 @@ class MirrorPromptToPrompt(io.ComfyNode):
             search_aliases=["p2p", "attention control", "word swap", "attention reweight", "local blend"],
             inputs=[
                 io.Model.Input("model", tooltip="Other packs' attention patches come before this."),
-                io.Clip.Input("clip"),
+                io.Clip.Input("clip", tooltip="The one that encoded both texts."),
                 io.String.Input("source_text", multiline=True, tooltip="The picture's prompt, as it was encoded."),
                 io.String.Input("target_text", multiline=True, tooltip="The edited prompt, as the sampler gets it."),
                 io.Combo.Input(

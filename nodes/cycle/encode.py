@@ -73,8 +73,9 @@ def chosen(encoder: dict) -> Encoder:
 def grid_inputs(denoise: float, steps: int) -> list:
     """Widgets of the noise levels."""
     return [
-        io.Int.Input("steps", default=steps, min=2, max=1000),
-        io.Combo.Input("scheduler", options=families.SCHEDULERS, default="ddim_uniform"),
+        io.Int.Input("steps", default=steps, min=2, max=1000,
+                     tooltip="Steps each way; of each a noise is kept that holds something of the picture."),
+        io.Combo.Input("scheduler", options=families.SCHEDULERS, default="ddim_uniform", tooltip="As in KSampler."),
         io.Float.Input(
             "denoise", default=denoise, min=0.05, max=1.0, step=0.05,
             tooltip="How far towards noise the picture is walked, in as many `steps`. Less keeps more of it.",

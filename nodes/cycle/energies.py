@@ -50,9 +50,9 @@ class MirrorTextEnergy(io.ComfyNode):
             description="Low where CLIP finds a picture to fit the text. For Mirror Latent Guidance.",
             search_aliases=["clip guidance"],
             inputs=[
-                io.ClipVision.Input("clip_vision"),
+                io.ClipVision.Input("clip_vision", tooltip="Judges the picture; of the same CLIP as `clip`."),
                 io.Clip.Input("clip", tooltip="Its text side, loaded by itself with Load CLIP."),
-                io.String.Input("text", default="", multiline=True),
+                io.String.Input("text", default="", multiline=True, tooltip="What the picture should show."),
                 _weight(500.0, "300 to 1000 in the paper."),
                 io.Int.Input("views", **VIEWS, tooltip=VIEWS_HINT),
                 _more(),
@@ -82,7 +82,7 @@ class MirrorPictureEnergy(io.ComfyNode):
             description="Low where CLIP finds a picture to be like the given one. For Mirror Latent Guidance.",
             search_aliases=["image guidance", "clip similarity"],
             inputs=[
-                io.ClipVision.Input("clip_vision"),
+                io.ClipVision.Input("clip_vision", tooltip="Judges how like the two pictures are."),
                 io.Image.Input("image", tooltip="One for all pictures, or one for each."),
                 _weight(500.0, "As for texts; higher is closer."),
                 io.Int.Input("views", **VIEWS, tooltip=VIEWS_HINT),
@@ -111,7 +111,9 @@ class MirrorDemoEnergy(io.ComfyNode):
     @classmethod
     def define_schema(cls):
         kinds = [
-            io.DynamicCombo.Option(name, [io.Combo.Input("value", options=list(values), default=values[1])])
+            io.DynamicCombo.Option(name, [
+                io.Combo.Input("value", options=list(values), default=values[1], tooltip="What it should see there."),
+            ])
             for name, values in ATTRIBUTES.items()
         ]
         return io.Schema(
@@ -121,7 +123,7 @@ class MirrorDemoEnergy(io.ComfyNode):
             description="Low where the classifier that comes with the demo model sees the attribute in a picture.",
             search_aliases=["classifier guidance"],
             inputs=[
-                io.DynamicCombo.Input("attribute", options=kinds),
+                io.DynamicCombo.Input("attribute", options=kinds, tooltip="What of a picture the classifier looks at."),
                 _weight(5.0, "5 in the paper, for a classifier."),
                 _more(),
             ],

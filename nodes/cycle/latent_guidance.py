@@ -69,14 +69,16 @@ class MirrorLatentGuidance(io.ComfyNode):
             search_aliases=["langevin", "clip guidance", "classifier guidance", "plug and play", "energy"],
             is_output_node=True,
             inputs=[
-                io.Model.Input("model"),
+                io.Model.Input("model", tooltip="Draws the pictures; it is not changed itself."),
                 io.Conditioning.Input("positive", tooltip="What the model itself is told."),
-                io.Vae.Input("vae"),
+                io.Vae.Input("vae", tooltip="Decodes the pictures that the energy looks at."),
                 io.Latent.Input("latent", tooltip="An empty latent: size and number of pictures."),
                 EnergyType.Input("energy", tooltip="What to look for. Several add up, each node onto the one before."),
                 io.Int.Input("steps", default=5, min=1, max=100, tooltip="Of the sampler in the walk; 5 or 10."),
-                io.Combo.Input("scheduler", options=families.SCHEDULERS, default="ddim_uniform"),
-                io.Float.Input("cfg", default=1.0, min=0.0, max=30.0, step=0.1),
+                io.Combo.Input("scheduler", options=families.SCHEDULERS, default="ddim_uniform",
+                               tooltip="As in KSampler."),
+                io.Float.Input("cfg", default=1.0, min=0.0, max=30.0, step=0.1,
+                               tooltip="Guidance towards what the model is told."),
                 io.Float.Input(
                     "eta", default=0.0, min=0.0, max=1.0, step=0.05,
                     tooltip="0: only the first noise is walked, and `noise` serves a sampler of any steps. Above: the "
@@ -84,9 +86,13 @@ class MirrorLatentGuidance(io.ComfyNode):
                 ),
                 io.Int.Input("iterations", default=200, min=1, max=100000, tooltip="200 in the paper."),
                 io.Float.Input("step", default=0.05, min=1e-4, max=1.0, step=0.005, tooltip="h, 0.05 in the paper."),
-                io.Int.Input("seed", default=0, **SEEDS, control_after_generate=True),
+                io.Int.Input("seed", default=0, **SEEDS, control_after_generate=True,
+                             tooltip="Another seed is another picture."),
                 io.Conditioning.Input("negative", optional=True, tooltip="Needed for a cfg other than 1."),
-                io.Combo.Input("keep", options=[BEST, LAST], default=BEST, optional=True, advanced=True),
+                io.Combo.Input(
+                    "keep", options=[BEST, LAST], default=BEST, optional=True, advanced=True,
+                    tooltip="Which picture of the walk comes out.",
+                ),
                 io.String.Input(
                     "resume", default="", optional=True, advanced=True,
                     tooltip="A name for a file in the output folder: the walk is kept there at every iteration, and "

@@ -55,8 +55,8 @@ class CycleDiffusionRank(io.ComfyNode):
             search_aliases=["ensemble", "best of n", "directional clip"],
             is_output_node=True,
             inputs=[
-                io.Model.Input("model"),
-                io.Vae.Input("vae"),
+                io.Model.Input("model", tooltip="Patches on it (LoRA, guidance and attention nodes) apply."),
+                io.Vae.Input("vae", tooltip="Encodes the pictures and decodes their edits."),
                 io.Image.Input("image", tooltip="The picture(s) to edit."),
                 io.Conditioning.Input("source", tooltip="Describes the picture as it is."),
                 io.Conditioning.Input("target", tooltip="Describes the edited picture."),
@@ -69,7 +69,8 @@ class CycleDiffusionRank(io.ComfyNode):
                 *(io.String.Input(name, default=default, tooltip=f"{tooltip} Numbers, with commas between them.")
                   for name, (default, tooltip) in numbers.items()),
                 io.Int.Input("steps", default=50, min=2, max=1000, tooltip="At strength 1; fewer at less."),
-                io.Combo.Input("scheduler", options=families.SCHEDULERS, default="ddim_uniform"),
+                io.Combo.Input("scheduler", options=families.SCHEDULERS, default="ddim_uniform",
+                               tooltip="As in KSampler."),
                 io.Conditioning.Input("negative", optional=True, tooltip="Needed where a cfg is not 1."),
             ],
             outputs=[

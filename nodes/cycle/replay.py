@@ -15,7 +15,7 @@ from ..host.files import check_prefix, existing_file, new_file, noted, problem, 
 from ..host.noises import GivenNoise
 from ..host.solver import replay
 from ..reports import shown
-from ..types import category
+from ..types import category, prefix_input
 
 CodeType = io.Custom("MIRROR_CODE")
 
@@ -75,7 +75,7 @@ class CycleDiffusionReplay(io.ComfyNode):
             description="Noise, sampler, sigmas and latent of a code, for SamplerCustomAdvanced.",
             search_aliases=["decode noises", "skip steps"],
             inputs=[
-                CodeType.Input("code"),
+                CodeType.Input("code", tooltip="From CycleDiffusion Encode or CycleDiffusion Load."),
                 io.Int.Input(
                     "skip", default=0, min=0, max=999,
                     tooltip="Begin so many steps later, nearer to the picture: less can change.",
@@ -101,7 +101,10 @@ class CycleDiffusionSave(io.ComfyNode):
             description="Writes a picture's noises to a safetensors file in the output folder.",
             search_aliases=["save noises"],
             is_output_node=True,
-            inputs=[CodeType.Input("code"), io.String.Input("filename_prefix", default="mirror/noises")],
+            inputs=[
+                CodeType.Input("code", tooltip="What to keep, for another day or another machine."),
+                prefix_input("mirror/noises"),
+            ],
             outputs=[io.String.Output(display_name="file", tooltip="Its name, as the loader takes it.")],
         )
 

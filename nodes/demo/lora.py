@@ -19,8 +19,10 @@ class MirrorDemoLora(io.ComfyNode):
             search_aliases=["demo lora", "two domains"],
             inputs=[
                 io.Model.Input("model", tooltip="From Mirror Demo Model."),
-                io.Combo.Input("species", options=list(domains.DOMAINS), default=domains.DOMAINS[1]),
-                io.Float.Input("strength", default=1.0, min=0.0, max=2.0, step=0.05),
+                io.Combo.Input("species", options=list(domains.DOMAINS), default=domains.DOMAINS[1],
+                               tooltip="The one animal that the model still draws."),
+                io.Float.Input("strength", default=1.0, min=0.0, max=2.0, step=0.05,
+                               tooltip="How far the model is changed: 0 not at all, 1 as it was trained."),
             ],
             outputs=[io.Model.Output()],
         )

@@ -32,7 +32,7 @@ class MirrorCaption(io.ComfyNode):
             ),
             search_aliases=["blip", "caption image", "describe picture", "interrogate"],
             inputs=[
-                io.Image.Input("image"),
+                io.Image.Input("image", tooltip="The picture(s) to describe."),
                 io.String.Input("model", tooltip="A folder with a BLIP, BLIP-2 or GIT model in transformers' format: "
                                 "its path, or one below ComfyUI's models folder. Nothing is downloaded."),
                 io.String.Input("begin", default="", optional=True, tooltip="How the caption is to begin."),
@@ -80,7 +80,8 @@ class MirrorSentences(io.ComfyNode):
                 io.String.Input("model", tooltip="A folder with an instruction model in transformers' format: its "
                                 "path, or one below ComfyUI's models folder. Nothing is downloaded."),
                 io.Int.Input("count", default=256, min=1, max=10000, tooltip="Sentences in all; the paper uses 1000."),
-                io.Int.Input("seed", default=0, **SEEDS, control_after_generate=False),
+                io.Int.Input("seed", default=0, **SEEDS, control_after_generate=False,
+                             tooltip="Another seed writes other sentences."),
                 io.String.Input("instruction", default=ASKS, multiline=True, optional=True, advanced=True,
                                 tooltip="In braces, word stands for the word and a for its article."),
             ],

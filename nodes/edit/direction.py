@@ -32,7 +32,7 @@ class CLIPDomainDirection(io.ComfyNode):
             ),
             search_aliases=["edit direction", "pix2pix-zero direction", "sentence difference", "mirrordiffusion"],
             inputs=[
-                io.Clip.Input("clip"),
+                io.Clip.Input("clip", tooltip="The one that encodes the prompt that the direction is added to."),
                 io.String.Input("source", default="cat", multiline=True, tooltip="What is there, one a line."),
                 io.String.Input("target", default="dog", multiline=True, tooltip="What should be there instead."),
                 io.Combo.Input(
@@ -148,8 +148,8 @@ class MirrorApplyDirection(io.ComfyNode):
             ),
             search_aliases=["edit direction", "add direction", "conditioning arithmetic"],
             inputs=[
-                io.Conditioning.Input("conditioning"),
-                DirectionType.Input("direction"),
+                io.Conditioning.Input("conditioning", tooltip="The prompt that is moved, rewritten or not."),
+                DirectionType.Input("direction", tooltip="From CLIP Domain Direction or Mirror Load Direction."),
                 io.Float.Input("strength", default=1.0, min=-10.0, max=10.0, step=0.05, tooltip="At the noisy end."),
                 io.Float.Input(
                     "ramp", default=0.0, min=-10.0, max=10.0, step=0.05, optional=True, advanced=True,

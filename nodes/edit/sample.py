@@ -172,7 +172,7 @@ def _edit_inputs() -> list:
     """What is edited, and to what."""
     return [
         io.Model.Input("model", tooltip="The model of the mirror. Patches on it (guidance nodes) apply."),
-        MirrorType.Input("mirror"),
+        MirrorType.Input("mirror", tooltip="The picture to edit, as it was walked back to noise or drawn from a seed."),
         io.Conditioning.Input(
             "positive",
             tooltip="The mirror's own prompt, to edit by a direction; or the caption of the edited picture.",

@@ -6,7 +6,7 @@ from ...mirror_ops.directions.direction import load_direction, load_pt_pair, sav
 from ...mirror_ops.walks.trajectory import load_mirror, save_mirror
 from ..host.files import check_prefix, existing_file, new_file, noted, problem, stamps
 from ..reports import shown
-from ..types import DirectionType, MirrorType, category
+from ..types import DirectionType, MirrorType, category, prefix_input
 
 
 def _save_schema(node_id: str, noun: str, kind, prefix: str) -> io.Schema:
@@ -18,8 +18,9 @@ def _save_schema(node_id: str, noun: str, kind, prefix: str) -> io.Schema:
         search_aliases=[f"save {noun}"],
         is_output_node=True,
         inputs=[
-            kind.Input("mirror" if noun == "trajectory" else "direction"),
-            io.String.Input("filename_prefix", default=prefix),
+            kind.Input("mirror" if noun == "trajectory" else "direction",
+                       tooltip="What to keep, for another day or another machine."),
+            prefix_input(prefix),
         ],
         outputs=[io.String.Output(display_name="file", tooltip="Its name, as the loader takes it.")],
     )

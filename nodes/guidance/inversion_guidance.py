@@ -68,7 +68,7 @@ class MirrorReconstructionGuidance(io.ComfyNode):
 
 def _inputs(rate: float, tooltip: str) -> list:
     return [
-        io.Model.Input("model"),
+        io.Model.Input("model", tooltip="Comes out with this guidance added; a LoRA on it stays."),
         io.Float.Input("step_size", default=rate, min=0.0, max=1.0, step=0.01, tooltip=tooltip),
         threshold_input(),
         io.Int.Input("dilation", default=1, min=0, max=64, tooltip="Latent cells by which the edit's part is widened."),

@@ -26,7 +26,7 @@ class MirrorProximalGuidance(io.ComfyNode):
             ),
             search_aliases=["proxedit", "proximal negative prompt inversion", "proxnpi", "guidance threshold"],
             inputs=[
-                io.Model.Input("model"),
+                io.Model.Input("model", tooltip="Comes out with this guidance added; a LoRA on it stays."),
                 io.Combo.Input(
                     "proximal_map", options=list(PROXIMAL_MAPS), default="soft",
                     tooltip="soft: what exceeds the threshold, less the threshold (all published results). hard: the "

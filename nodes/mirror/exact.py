@@ -66,7 +66,7 @@ class MirrorExactInvert(io.ComfyNode):
             ),
             search_aliases=["edict", "bdia", "edit friendly ddpm", "exact inversion", "unsampler"],
             inputs=[
-                io.Model.Input("model"),
+                io.Model.Input("model", tooltip="Walks the picture to noise. Edit with the same model and LoRA."),
                 io.Conditioning.Input("positive", tooltip="Describes the picture as it is."),
                 io.Latent.Input("latent", tooltip="The encoded picture(s). A noise mask confines later edits."),
                 io.DynamicCombo.Input(
@@ -75,8 +75,10 @@ class MirrorExactInvert(io.ComfyNode):
                     tooltip="edict: two coupled latents, twice the cost. bdia: each step corrects the last one. "
                     "edit-friendly: noise for each step that holds the picture's layout; edits best from denoise 0.64.",
                 ),
-                io.Int.Input("steps", default=50, min=2, max=1000),
-                io.Combo.Input("scheduler", options=families.SCHEDULERS, default="ddim_uniform"),
+                io.Int.Input("steps", default=50, min=2, max=1000,
+                             tooltip="Steps each way; the picture comes back with any number."),
+                io.Combo.Input("scheduler", options=families.SCHEDULERS, default="ddim_uniform",
+                               tooltip="As in KSampler."),
                 io.Float.Input(
                     "cfg", default=1.0, min=0.0, max=30.0, step=0.1,
                     tooltip="Guidance of the inversion: the picture comes back exactly at this cfg.",

@@ -102,7 +102,7 @@ class RedescribedDDIMInvert(io.ComfyNode):
 
 def _inputs() -> list:
     return [
-        io.Model.Input("model"),
+        io.Model.Input("model", tooltip="Walks the picture to noise. Edit with the same model and LoRA."),
         io.Conditioning.Input("positive", tooltip="Describes the picture as it is."),
         io.Latent.Input("latent", tooltip="The encoded picture(s). A noise mask confines later edits."),
         io.Int.Input("steps", default=50, min=1, max=1000, tooltip="Steps each way. Fewer drift more."),
