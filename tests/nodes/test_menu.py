@@ -7,7 +7,6 @@ from harness.environment import ROOT
 from harness.locales import each_input, schemas, texts
 from harness.pages import README, filled, tables
 
-
 DUE = {"MirrorApplyEdit: image"}      # without a tooltip as yet; none may join it
 
 
