@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import l1_loss, relu
+from torch.nn.functional import adaptive_avg_pool2d, relu
 from torch.nn.utils.parametrizations import spectral_norm
 
-INSIDE = 1.0  # how much more a pixel of the region counts
+INSIDE = 1.0  # how much more a pixel of the region counts, in all losses
 
 
 def target(before: Tensor, after: Tensor, region: Tensor) -> Tensor:
@@ -21,14 +21,22 @@ def target(before: Tensor, after: Tensor, region: Tensor) -> Tensor:
 
 def pixel_loss(made: Tensor, wanted: Tensor, region: Tensor) -> Tensor:
     """Mean absolute error, a pixel of the region counting 1 + INSIDE times."""
+    return weighted((made - wanted).abs(), region)
+
+
+def gradient_loss(made: Tensor, wanted: Tensor, region: Tensor) -> Tensor:
+    """Mean absolute error of neighbours' differences, across and down, weighted as `pixel_loss`, a difference by the
+    mean of its two pixels: edges as sharp as the teacher's."""
+    error = made - wanted
+    across = weighted((error[..., 1:] - error[..., :-1]).abs(), (region[..., 1:] + region[..., :-1]) / 2)
+    down = weighted((error[..., 1:, :] - error[..., :-1, :]).abs(), (region[..., 1:, :] + region[..., :-1, :]) / 2)
+    return across + down
+
+
+def weighted(values: Tensor, region: Tensor) -> Tensor:
+    """The mean of values [B, C, H, W], those of the region [B, 1, H, W] counting 1 + INSIDE times."""
     weight = 1 + INSIDE * region
-    return (weight * (made - wanted).abs()).sum() / (made.shape[1] * weight.sum())
-
-
-def gradient_loss(made: Tensor, wanted: Tensor) -> Tensor:
-    """Mean absolute error of neighbours' differences, across and down: edges as sharp as the teacher's."""
-    across, down = (lambda x: x[..., 1:] - x[..., :-1]), (lambda x: x[..., 1:, :] - x[..., :-1, :])
-    return l1_loss(across(made), across(wanted)) + l1_loss(down(made), down(wanted))
+    return (weight * values).sum() / (values.shape[1] * weight.sum())
 
 
 class Discriminator(nn.Module):
@@ -50,11 +58,20 @@ class Discriminator(nn.Module):
         return self.layers(torch.cat([before, after], dim=1) * 2 - 1)
 
 
-def discriminator_loss(judge: Discriminator, before: Tensor, made: Tensor, wanted: Tensor) -> Tensor:
-    """Hinge loss: the teacher's pairs above 1, the network's below -1 (Lim & Ye 2017)."""
-    return relu(1 - judge(before, wanted)).mean() + relu(1 + judge(before, made.detach())).mean()
+def discriminator_loss(judge: Discriminator, before: Tensor, made: Tensor, wanted: Tensor, region: Tensor) -> Tensor:
+    """Hinge loss: the teacher's pairs above 1, the network's below -1 (Lim & Ye 2017); patches are `weighted` by how
+    much of the region they lie in."""
+    real, fake = relu(1 - judge(before, wanted)), relu(1 + judge(before, made.detach()))
+    share = _of_patches(region, real)
+    return weighted(real, share) + weighted(fake, share)
 
 
-def adversarial_loss(judge: Discriminator, before: Tensor, made: Tensor) -> Tensor:
+def adversarial_loss(judge: Discriminator, before: Tensor, made: Tensor, region: Tensor) -> Tensor:
     """The network's part of the hinge loss."""
-    return -judge(before, made).mean()
+    scores = judge(before, made)
+    return -weighted(scores, _of_patches(region, scores))
+
+
+def _of_patches(region: Tensor, scores: Tensor) -> Tensor:
+    """The region pooled to the patches of scores [B, 1, h, w]."""
+    return adaptive_avg_pool2d(region, scores.shape[2:])

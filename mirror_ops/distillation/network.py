@@ -7,22 +7,25 @@ and run.
 
 NAFNet's simplified channel attention multiplies every channel by a linear map of the picture's mean. A picture that is
 run in tiles has a mean in each tile, and the tiles would not meet; so that map is fixed to the constant 1, and what is
-left is convolutions: equal wherever the surroundings are.
+left is convolutions: equal wherever the surroundings are, as far as the network's `reach`. Tiles that overlap by less,
+as those of stock nodes do, nearly meet.
 """
 
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as serialised
 from spandrel.architectures.NAFNet import NAFNet
 from torch import Tensor, nn
+
+from .files import write_whole
 
 FORMAT = "mirror-distilled-edit"
 # What a small part of the network is: what scales and shifts its channels, and both ends. 1 or 2 % of the weights.
@@ -42,6 +45,17 @@ class Shape:
     def multiple(self) -> int:
         """Sides are padded to a multiple of this."""
         return 2 ** len(self.encoder)
+
+    @property
+    def reach(self) -> int:
+        """Pixels to each side beyond which nothing changes a pixel of the result.
+
+        Both ends and each block hold one 3 x 3 convolution, a block's of cells as large as its halving; and what is
+        halved sees a whole cell of the last halving, wherever in it the pixel lies.
+        """
+        blocks = [(2**level, count) for level, count in enumerate((*self.encoder, self.middle))]
+        blocks += [(2**level, count) for level, count in enumerate(reversed(self.decoder))]
+        return 2 + sum(cell * count for cell, count in blocks) + self.multiple - 1
 
 
 def make(shape: Shape, seed: int = 0) -> NAFNet:
@@ -79,12 +93,7 @@ def save(network: NAFNet, path: str | Path, about: dict) -> None:
     The file appears whole or not at all. Raises OSError if it can't be written.
     """
     weights = {name: value.detach().half().contiguous().cpu() for name, value in network.state_dict().items()}
-    partial = Path(f"{path}.partial")
-    try:
-        save_file(weights, str(partial), {"format": FORMAT, "about": json.dumps(about)})
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_whole(Path(path), serialised(weights, {"format": FORMAT, "about": json.dumps(about)}))
 
 
 def about(path: str | Path) -> dict:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from hashlib import sha256
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,10 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from ..measure.within import psnr_within
+from .files import write_whole
 
 BEFORE, AFTER, REGION, FIGURES = "before", "after", "region", "figures"
+LEAST = 8  # pairs that a training takes
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,8 @@ class Rule:
 
 def figures_of(before: Tensor, after: Tensor, region: Tensor, score: float | None = None) -> dict:
     """{"region", "outside", "score"} of one pair: pictures [1, 3, H, W] in [0, 1], region [1, 1, H, W]."""
-    outside = psnr_within(after, before, 1 - (region > 0.5).float()).nan_to_num(posinf=99.0).clamp(max=99.0)
+    beside = (region <= 0.5).float()
+    outside = psnr_within(after, before, beside).nan_to_num(posinf=99.0).clamp(max=99.0) if beside.any() else 99.0
     return {"region": float(region.mean()), "outside": float(outside), "score": score}
 
 
@@ -62,13 +66,22 @@ def write_pair(folder: Path, name: str, before: Tensor, after: Tensor, region: T
     for kind, picture in pictures.items():
         place = folder / kind
         place.mkdir(parents=True, exist_ok=True)
-        _write(place / f"{name}.png", lambda file, picture=picture: _image(picture).save(file, "PNG"))
+        write_whole(place / f"{name}.png", _png(picture))
     place = folder / FIGURES
     place.mkdir(exist_ok=True)
-    _write(place / f"{name}.json", lambda file: file.write(json.dumps(figures).encode()))
+    write_whole(place / f"{name}.json", json.dumps(figures).encode())
 
 
-def read_pairs(folder: Path, least: int = 8) -> list[Pair]:
+def digest(pairs: list[Pair]) -> str:
+    """A name of these pairs: the same for equal ones in the same order."""
+    parts = sha256()
+    for pair in pairs:
+        for part in (pair.before, pair.after, pair.region):
+            parts.update(repr(tuple(part.shape)).encode() + part.contiguous().numpy().tobytes())
+    return parts.hexdigest()[:12]
+
+
+def read_pairs(folder: Path, least: int = LEAST) -> list[Pair]:
     """All pairs of a folder, by name. Raises ValueError if there are fewer than `least`, or for one that is damaged."""
     names = sorted(path.stem for path in (folder / FIGURES).glob("*.json")) if folder.is_dir() else []
     if len(names) < least:
@@ -95,17 +108,8 @@ def _pixels(path: Path, mode: str) -> Tensor:
     return torch.from_numpy(pixels.reshape(*pixels.shape[:2], -1)).permute(2, 0, 1).contiguous()
 
 
-def _image(picture: Tensor) -> Image.Image:
+def _png(picture: Tensor) -> bytes:
     pixels = (picture[0].clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
-    return Image.fromarray(pixels if pixels.shape[2] == 3 else pixels[:, :, 0])
-
-
-def _write(path: Path, write) -> None:
-    """The file appears whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    try:
-        with partial.open("wb") as file:
-            write(file)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    file = BytesIO()
+    Image.fromarray(pixels if pixels.shape[2] == 3 else pixels[:, :, 0]).save(file, "PNG")
+    return file.getvalue()

@@ -7,14 +7,19 @@ very weights that it would have reached.
 from __future__ import annotations
 
 import os
+import re
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from hashlib import sha256
+from io import BytesIO
 from math import cos, pi
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from .files import write_whole
 from .losses import (
     Discriminator,
     adversarial_loss,
@@ -33,7 +38,7 @@ WARM_UP, DECAY = 50, 0.999  # steps of rising rate; of the averaged weights that
 class Plan:
     """How an edit is trained. `adversarial` is that loss's weight, in the second half; 0 leaves it out. `base` names
     the weights that it starts from, if any, and with `part` only a small part of them is changed (E2GAN's idea, Gong et
-    al. 2024: one base, a hundredth of it for each edit)."""
+    al. 2024: one base, a hundredth of it for each edit). `pairs` names what it learns from (`pairs.digest`)."""
 
     steps: int = 4000
     batch: int = 8
@@ -45,17 +50,24 @@ class Plan:
     shape: Shape = field(default_factory=Shape)
     base: str = ""
     part: bool = False
+    pairs: str = ""
+
+    @property
+    def digest(self) -> str:
+        """A name of the plan: the same for equal ones."""
+        return sha256(repr(asdict(self)).encode()).hexdigest()[:12]
 
     def rate_at(self, step: int) -> float:
         return self.rate * min(1.0, (step + 1) / WARM_UP) * (1 + cos(pi * step / self.steps)) / 2
 
 
 class State:
-    """A training at a step: the network, its averaged weights, the discriminator, and both optimisers' moments."""
+    """A training at a step: the network, its averaged weights, the discriminator, and both optimisers' moments; and the
+    seconds of processor time that its steps have taken, stops left out."""
 
     def __init__(self, plan: Plan, device: torch.device | str = "cpu", base: nn.Module | None = None):
         """`base` is a network of the plan's shape, whose weights are copied."""
-        self.plan, self.device, self.step = plan, torch.device(device), 0
+        self.plan, self.device, self.step, self.spent = plan, torch.device(device), 0, 0.0
         self.network = make(plan.shape, plan.seed).to(self.device)
         if base is not None:
             self.network.load_state_dict(base.state_dict())
@@ -73,27 +85,31 @@ class State:
         return {"network": self.network, "judge": self.judge, "optimiser": self.optimiser,
                 "judge_optimiser": self.judge_optimiser}
 
+    @property
+    def bytes(self) -> int:
+        """About how large the file of `save` is: both networks, the average, two moments of each."""
+        judge = sum(weight.numel() for weight in self.judge.parameters())
+        return 4 * (4 * sum(weight.numel() for weight in self.network.parameters()) + 3 * judge)
+
     def save(self, path: Path) -> None:
-        """The file appears whole or not at all. Raises OSError if it can't be written."""
-        partial = path.with_name(path.name + ".partial")
+        """The file appears whole or not at all. Raises OSError, with a sentence, if it can't be written."""
         kept = {name: part.state_dict() for name, part in self._parts().items()}
-        try:
-            torch.save({"plan": repr(asdict(self.plan)), "step": self.step, "average": self.average, **kept}, partial)
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
+        content = BytesIO()  # on a full disk torch's own writer raises no OSError
+        torch.save({"plan": self.plan.digest, "step": self.step, "spent": self.spent, "average": self.average, **kept},
+                   content)
+        write_whole(path, content.getbuffer())
 
     @classmethod
     def load(cls, path: Path, plan: Plan, device: torch.device | str = "cpu") -> State | None:
         """The training that was stopped here, or None: no file, a damaged one, or one of another plan."""
+        kept = _kept(path, device)
+        if kept.get("plan") != plan.digest:
+            return None
         state = cls(plan, device)
         try:
-            kept = torch.load(path, map_location=state.device, weights_only=True)
-            if kept["plan"] != repr(asdict(plan)):
-                return None
             for name, part in state._parts().items():
                 part.load_state_dict(kept[name])
-            state.average, state.step = kept["average"], kept["step"]
+            state.average, state.step, state.spent = kept["average"], kept["step"], kept["spent"]
         except Exception:  # whatever a damaged file makes torch raise: begin anew
             return None
         return state
@@ -105,10 +121,62 @@ class State:
         return network.eval()
 
 
+def begun(path: Path, plan: Plan, device: torch.device | str = "cpu",
+          base: nn.Module | None = None) -> tuple[State, str]:
+    """(the training of this plan, in a sentence what was found at `path`; empty: nothing).
+
+    One that was stopped goes on. What lies there of another plan (or damaged) is moved beside it, under the name of its
+    plan, and goes on when that plan comes again. Raises OSError if it can't be moved.
+    """
+    state, said = State.load(path, plan, device), ""
+    if state is None and path.exists():
+        other = _kept(path, "cpu").get("plan")
+        aside, what = _beside(path, other or "damaged"), "of other settings or pairs" if other else "damaged"
+        os.replace(path, aside)
+        said = f"The unfinished training that was here is {what}: it is kept as {aside.name}. "
+    before = _beside(path, plan.digest)
+    if state is None and (state := State.load(before, plan, device)) is not None:
+        os.replace(before, path)
+    if state is not None:
+        said += f"An unfinished training goes on at step {state.step} of {plan.steps}."
+    return state or State(plan, device, base), said.strip()
+
+
+def _beside(path: Path, name: str) -> Path:
+    return path.with_name(f"{path.stem}.{name}{path.suffix}")
+
+
+def _kept(path: Path, device: torch.device | str) -> dict:
+    """What `State.save` wrote; nothing if the file is not there or damaged."""
+    try:
+        kept = torch.load(path, map_location=device, weights_only=True)
+        return kept if isinstance(kept.get("plan"), str) and re.fullmatch("[0-9a-f]{12}", kept["plan"]) else {}
+    except Exception:  # whatever a damaged file makes torch raise
+        return {}
+
+
+def seconds_left(state: State, pairs: list[Pair]) -> float:
+    """About how long the rest of this training takes by the clock: steps of a copy are timed, without the discriminator
+    and with it, which comes in the second half."""
+    plan = state.plan
+    half = plan.steps // 2 if plan.adversarial else plan.steps
+    rest = {0: max(0, half - state.step), half: plan.steps - max(half, state.step)}  # a step of each kind: how many
+    trial, seconds = State(plan, state.device), 0.0
+    one_step(trial, pairs)  # the first is slower
+    for trial.step, count in rest.items():
+        if count:
+            started = time.monotonic()
+            one_step(trial, pairs)
+            seconds += count * (time.monotonic() - started)
+    return seconds
+
+
 def train(state: State, pairs: list[Pair], on_step: Callable[[State, dict], None] | None = None) -> None:
     """Trains `state` to its plan's last step. `on_step(state, losses)` is called after each; it may raise to stop."""
     while state.step < state.plan.steps:
+        started = time.process_time()
         losses = one_step(state, pairs)
+        state.spent += time.process_time() - started
         if on_step is not None:
             on_step(state, losses)
 
@@ -118,10 +186,12 @@ def one_step(state: State, pairs: list[Pair]) -> dict[str, float]:
     plan = state.plan
     before, wanted, region = drawn(pairs, plan, state.step, state.device)
     made = state.network(before)
-    losses = {"pixel": pixel_loss(made, wanted, region), "gradient": plan.gradient * gradient_loss(made, wanted)}
+    losses = {"pixel": pixel_loss(made, wanted, region),
+              "gradient": plan.gradient * gradient_loss(made, wanted, region)}
     if plan.adversarial and state.step >= plan.steps // 2:
-        _descend(state.judge_optimiser, discriminator_loss(state.judge, before, made, wanted), plan, state.step, 0.25)
-        losses["adversarial"] = plan.adversarial * adversarial_loss(state.judge, before, made)
+        judged = discriminator_loss(state.judge, before, made, wanted, region)
+        _descend(state.judge_optimiser, judged, plan, state.step, 0.25)
+        losses["adversarial"] = plan.adversarial * adversarial_loss(state.judge, before, made, region)
     _descend(state.optimiser, sum(losses.values()), plan, state.step)
     state.step += 1
     decay = min(DECAY, state.step / (state.step + 10))

@@ -1,15 +1,17 @@
 """Distilled edits: the network, its file, its training, and what it is trained on."""
 import dataclasses
+from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 
 from mirror_ops.distillation import network, pairs, training
-from mirror_ops.distillation.losses import gradient_loss, pixel_loss, target
+from mirror_ops.distillation.losses import adversarial_loss, gradient_loss, pixel_loss, target
 from mirror_ops.distillation.network import Shape
 from mirror_ops.distillation.pairs import Pair, Rule, figures_of, read_pairs, write_pair
-from mirror_ops.distillation.training import Plan, State, train
+from mirror_ops.distillation.tiles import in_tiles
+from mirror_ops.distillation.training import Plan, State, begun, seconds_left, train
 
 SMALL = Shape(8, (1, 1), 1, (1, 1))
 
@@ -94,6 +96,35 @@ def test_what_is_far_away_changes_nothing():
         assert not torch.equal(made(x)[..., :100], made(far)[..., :100])
 
 
+@pytest.mark.parametrize("shape", [SMALL, Shape(4), Shape(4, (2, 1), 2, (1, 2))])
+def test_the_reach_is_how_far_a_network_sees_and_no_less(shape):
+    """The interval that a pixel depends on, found by gradients of sums, whose terms don't cancel."""
+    made, side = stirred(0, shape).double(), 2 * (shape.reach // 16 + 2) * 16
+    seen = 0
+    for place in range(side // 2, side // 2 + shape.multiple):
+        x = torch.rand(1, 3, 16, side, dtype=torch.float64, requires_grad=True)
+        made(x)[..., place].square().sum().backward()
+        columns = x.grad.abs().amax(dim=(0, 1, 2)).nonzero()
+        seen = max(seen, place - int(columns.min()), int(columns.max()) - place)
+    assert seen == shape.reach
+
+
+@pytest.mark.parametrize("size", [(64, 64), (96, 150), (40, 131)])
+def test_tiles_that_overlap_by_the_reach_are_the_whole_picture(size):
+    made, x, largest = stirred(), torch.rand(2, 3, *size), []
+
+    def run(piece):
+        largest.append(max(piece.shape[2:]))
+        return made(piece)
+
+    with torch.no_grad():
+        whole, tiled = made(x), in_tiles(run, x, SMALL, side=64)
+        assert (tiled - whole).abs().max() < 1e-5 * whole.abs().max()
+        assert max(largest) <= 64 and len(largest) > (size != (64, 64))
+    with pytest.raises(ValueError, match="sees 15 pixels .* no place in tiles of 24"):
+        in_tiles(run, x, SMALL, side=24)
+
+
 def test_stopped_and_taken_up_again_it_goes_on_to_the_same_weights(tmp_path):
     plan = Plan(steps=12, batch=2, size=32, shape=SMALL)
     data = [pair(k) for k in range(5)]
@@ -109,7 +140,7 @@ def test_stopped_and_taken_up_again_it_goes_on_to_the_same_weights(tmp_path):
         train(stopped, data, stop)
     stopped.save(tmp_path / "training.pt")
     again = State.load(tmp_path / "training.pt", plan)
-    assert again.step == 7
+    assert again.step == 7 and again.spent == stopped.spent > 0
     train(again, data)
     for one, other in zip(straight.averaged().parameters(), again.averaged().parameters(), strict=True):
         assert torch.equal(one, other)
@@ -122,6 +153,59 @@ def test_another_plans_or_a_damaged_training_is_not_taken_up(tmp_path):
     assert State.load(path, dataclasses.replace(plan, rate=1e-4)) is None
     path.write_bytes(path.read_bytes()[:1000])
     assert State.load(path, plan) is None
+
+
+def test_a_training_of_other_pairs_or_settings_is_kept_beside_and_goes_on_when_they_come_again(tmp_path):
+    data, path = [pair(k) for k in range(3)], tmp_path / "edit.pt"
+    plan = Plan(steps=4, batch=2, size=32, shape=SMALL, pairs=pairs.digest(data))
+    assert begun(path, plan)[1] == ""
+    state = State(plan)
+    training.one_step(state, data)
+    state.save(path)
+    assert begun(path, plan)[1] == "An unfinished training goes on at step 1 of 4."
+    other = dataclasses.replace(plan, pairs=pairs.digest([*data[:2], pair(9)]))
+    fresh, said = begun(path, other)
+    assert fresh.step == 0 and f"other settings or pairs: it is kept as edit.{plan.digest}.pt" in said
+    fresh.save(path)
+    again, said = begun(path, plan)
+    assert again.step == 1 and f"kept as edit.{other.digest}.pt" in said and "goes on at step 1" in said
+    path.write_bytes(path.read_bytes()[:1000])
+    assert "damaged: it is kept as edit.damaged.pt" in begun(path, plan)[1]
+    assert {file.name for file in tmp_path.iterdir()} == {f"edit.{other.digest}.pt", "edit.damaged.pt"}
+
+
+def test_the_time_left_counts_the_steps_with_the_discriminator(monkeypatch):
+    clock, costs = [0.0], {False: 1.0, True: 10.0}
+
+    def step(state, pairs):
+        clock[0] += costs[bool(state.plan.adversarial) and state.step >= state.plan.steps // 2]
+
+    monkeypatch.setattr(training.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(training, "one_step", step)
+    plan = Plan(steps=100, size=32, shape=SMALL)
+    state = State(plan)
+    assert seconds_left(state, []) == 50 * 1 + 50 * 10
+    state.step = 80
+    assert seconds_left(state, []) == 20 * 10 and state.step == 80
+    assert seconds_left(State(dataclasses.replace(plan, adversarial=0.0)), []) == 100
+
+
+@pytest.mark.skipif(not Path("/dev/full").is_char_device(), reason="a system without /dev/full")
+def test_a_full_disk_is_told_in_a_sentence_and_what_was_there_stays(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"before")
+    for write in (State(Plan(steps=4, size=32, shape=SMALL)).save, lambda path: network.save(stirred(), path, {})):
+        Path(f"{path}.partial").symlink_to("/dev/full")
+        with pytest.raises(OSError, match=f"^{path} could not be written: No space left on device$"):
+            write(path)
+        assert path.read_bytes() == b"before" and [file.name for file in tmp_path.iterdir()] == ["file"]
+
+
+def test_the_region_of_the_whole_picture_leaves_nothing_outside():
+    x, everywhere = torch.rand(1, 3, 8, 8), torch.ones(1, 1, 8, 8)
+    figures = figures_of(x, 1 - x, everywhere)
+    assert figures["outside"] == 99.0 and "region is 100.0%" in Rule().why_not(figures)
+    assert Rule(most_region=1.0).why_not(figures) == ""
 
 
 def test_an_edit_is_learnt_and_the_rest_is_kept():
@@ -149,7 +233,18 @@ def test_outside_its_region_the_teacher_is_not_followed():
     inside[..., 0] += 0.1
     outside[..., 7] += 0.1
     assert pixel_loss(inside, wanted, region) > 1.5 * pixel_loss(outside, wanted, region) > 0
-    assert gradient_loss(wanted + 0.3, wanted) < 1e-6 < gradient_loss(inside, wanted)
+    assert gradient_loss(wanted + 0.3, wanted, region) < 1e-6
+    assert gradient_loss(inside, wanted, region) > 1.5 * gradient_loss(outside, wanted, region) > 0
+
+
+def test_patches_of_the_region_count_more_for_the_discriminator():
+    def judge(before, after):
+        return torch.cat([after.new_ones(1, 1, 2, 1), -after.new_ones(1, 1, 2, 1)], dim=3)
+
+    picture, region = torch.rand(1, 3, 8, 8), torch.zeros(1, 1, 8, 8)
+    assert adversarial_loss(judge, picture, picture, region) == 0
+    region[..., :4] = 1
+    assert adversarial_loss(judge, picture, picture, region).item() == pytest.approx(-(2 - 1) / 3)
 
 
 @pytest.mark.parametrize("figures, problem", [
@@ -198,16 +293,19 @@ def test_every_pair_is_drawn_once_a_round():
     assert len(seen) == 8
 
 
-def test_a_half_written_pair_is_no_pair(tmp_path, monkeypatch):
+@pytest.mark.parametrize("kind", [pairs.REGION, pairs.FIGURES])
+def test_a_half_written_pair_is_no_pair(tmp_path, monkeypatch, kind):
     kept(tmp_path, 8)
-    one = [part[None].float() / 255 for part in dataclasses.astuple(pair(9))]
+    one, write = [part[None].float() / 255 for part in dataclasses.astuple(pair(9))], Path.write_bytes
 
-    def full(*args, **kwargs):
-        raise OSError(28, "No space left on device")
+    def full(path, content):
+        if path.parent.name == kind:
+            raise OSError(28, "No space left on device")
+        return write(path, content)
 
-    monkeypatch.setattr(Image.Image, "save", full)
-    with pytest.raises(OSError):
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="009.* could not be written: No space left on device"):
         write_pair(tmp_path, "009", *one, figures_of(*one))
     monkeypatch.undo()
-    assert len(read_pairs(tmp_path)) == 8 and not list(tmp_path.rglob("*.partial"))
-    assert pairs.FIGURES
+    assert (tmp_path / pairs.AFTER / "009.png").is_file() and not list(tmp_path.rglob("*.partial"))
+    assert len(read_pairs(tmp_path)) == 8
