@@ -6,7 +6,7 @@ from comfy_api.latest import io
 
 from ...mirror_ops.regions.found import SOFTEN, WIDEN, picture_region
 from ..edit.region import edge_inputs, planes
-from ..host.training import upscaled
+from ..host.training import edited
 from ..reports import shown
 from ..types import category
 
@@ -51,7 +51,7 @@ class MirrorApplyEdit(io.ComfyNode):
             )
         begun = time.perf_counter()
         picture = planes(image)
-        made = planes(upscaled(edit, image[..., :3]))
+        made = planes(edited(edit, image[..., :3]))
         region = picture_region(picture, made, widen, soften)
         mixed = picture + strength * (region if paste else 1) * (made - picture)
         speed = len(picture) / (time.perf_counter() - begun)

@@ -6,7 +6,7 @@ from comfy_api.latest import io
 from torch.nn.functional import interpolate
 
 from ...mirror_ops.distillation.pairs import Rule, figures_of, write_pair
-from ..host.training import pairs_folder
+from ..host.training import check_room, pairs_folder
 from ..reports import shown
 from ..types import category
 
@@ -65,13 +65,14 @@ class MirrorSavePair(io.ComfyNode):
     ) -> io.NodeOutput:
         before, after, region = _fitting(before, after, region)
         rule, place = Rule(least_region, most_region, outside, least_score), pairs_folder(folder)
+        check_room(place, 4 * before[0].numel())
         kept, lines = 0, []
         for k in range(len(before)):
             one = (before[k:k + 1], after[k:k + 1], region[k:k + 1])
             figures = figures_of(*one, score)
             problem = rule.why_not(figures)
             if not problem:
-                write_pair(place, _name(one[0]), *one, figures)
+                _written(place, one, figures)
                 kept += 1
             lines.append(f"{'kept' if not problem else 'left out: ' + problem}; region {figures['region']:.1%}, "
                          f"outside {figures['outside']:.1f} dB")
@@ -80,12 +81,27 @@ class MirrorSavePair(io.ComfyNode):
         return io.NodeOutput(kept, report, ui=shown(report))
 
 
+def _written(place, one: tuple, figures: dict) -> None:
+    try:
+        write_pair(place, _name(one[0]), *one, figures)
+    except OSError as error:
+        raise OSError(
+            f"{error}. The pairs kept before are whole; make room or give permission, then queue again."
+        ) from error
+
+
 def _fitting(before, after, region) -> tuple:
-    """Pictures [B, 3, H, W] and region [B, 1, H, W]. Raises ValueError for unlike sizes."""
-    if before.shape != after.shape:
+    """Pictures [B, 3, H, W] and region [B, 1, H, W]. Raises ValueError for unlike sizes or numbers of pictures."""
+    if len(before) != len(after):
         raise ValueError(
-            f"`before` is {tuple(before.shape)} and `after` {tuple(after.shape)}: a pair is of one size. Put the edit "
-            "back into the picture first, with Paste Edit onto Original."
+            f"`before` and `after` hold {len(before)} and {len(after)} pictures: each edit goes with one picture. Give "
+            "as many of both."
+        )
+    if before.shape[1:3] != after.shape[1:3]:
+        sizes = " and `after` ".join(f"{picture.shape[2]} x {picture.shape[1]}" for picture in (before, after))
+        raise ValueError(
+            f"`before` is {sizes} pixels: a pair is of one size. Put the edit back into the picture first, with Paste "
+            "Edit onto Original."
         )
     before, after = (picture[..., :3].float().movedim(-1, 1).cpu() for picture in (before, after))
     region = region.float().reshape(-1, 1, *region.shape[-2:]).cpu()

@@ -9,10 +9,10 @@ from PIL import Image
 from torch import Tensor
 
 from ...mirror_ops.distillation import network
-from ...mirror_ops.distillation.pairs import Pair, read_pairs
-from ...mirror_ops.distillation.training import Plan, State, train
+from ...mirror_ops.distillation.pairs import Pair, digest, read_pairs
+from ...mirror_ops.distillation.training import Plan, State, begun, seconds_left, train
 from ...mirror_ops.measure.within import psnr_within
-from ..host import training
+from ..host import notices, training
 from ..host.values import SEEDS
 from ..reports import shown
 from ..types import category
@@ -80,19 +80,26 @@ class MirrorTrainEdit(io.ComfyNode):
         place, file, unfinished = (
             training.pairs_folder(folder), training.model_file(name), training.training_file(name)
         )
+        training.check_ours(file)
         learnt_from, held_back = split(read_pairs(place))
         plan = Plan(steps, batch, fitting(size, learnt_from + held_back), adversarial=LOSSES[loss],
                     seed=seed % (1 << 31), shape=network.Shape(width) if start is None else network.shape_of(start),
-                    base="" if start is None else network.digest(start))
+                    base="" if start is None else network.digest(start), pairs=digest(learnt_from))
         with training.gradients():
-            state = State.load(unfinished, plan, training.device()) or State(plan, training.device(), start)
-            run(state, learnt_from, held_back, unfinished)
+            state, found = begun(unfinished, plan, training.device(), start)
+            for path in (unfinished, file):
+                training.check_room(path, 2 * state.bytes)
+            if found:
+                notices.warn(found)
+            kept = run(state, learnt_from, held_back, unfinished)
             finished = state.averaged()
         figures = measured(finished, held_back)
-        network.save(finished, file, {
+        about = {
             "edit": name, "pairs": len(learnt_from), "steps": steps, "batch": batch, "size": plan.size, "loss": loss,
             "seed": seed, "shape": network.shape_fields(plan.shape), "base": plan.base, "held_back": figures,
-        })
+            "minutes": round(state.spent / 60, 1),
+        }
+        written(finished, file, about, kept)
         unfinished.unlink(missing_ok=True)
         report = _said(training.listed_name(file), len(learnt_from), len(held_back), figures)
         picture = sheet(finished, held_back)
@@ -131,24 +138,47 @@ def fitting(size: int, pairs: list[Pair]) -> int:
     return min(size, *(min(pair.before.shape[1:]) for pair in pairs))
 
 
-def run(state: State, pairs: list[Pair], held_back: list[Pair], unfinished) -> None:
-    """Trains to the end; what was reached is kept in the file `unfinished` at times, and however it ends."""
+def written(edit, file, about: dict, kept: bool) -> None:
+    """`network.save`. Raises OSError with a sentence that says whether the training is kept."""
+    try:
+        network.save(edit, file, about)
+    except OSError as error:
+        lost = "" if kept else "not "
+        raise OSError(
+            f"{error}. What was learnt is {lost}kept: make room or give permission, then queue again."
+        ) from error
+
+
+def run(state: State, pairs: list[Pair], held_back: list[Pair], unfinished) -> bool:
+    """Trains to the end; whether the end is kept. What was reached is kept in the file `unfinished` at times, and
+    however it ends. Where it can't be, a warning says so, and the training goes on, or ends as it does."""
     plan = state.plan
+    training.told(
+        f"Training an edit on {len(pairs)} pairs, {plan.steps - state.step} steps: about "
+        f"{seconds_left(state, pairs) / 60:.1f} min. Stop keeps what was learnt."
+    )
     bar = training.Bar(plan.steps, state.step)
+
+    def keep() -> bool:
+        try:
+            state.save(unfinished)
+        except OSError as error:
+            notices.warn(f"{error}. Until there is room, Stop loses what was learnt since it was last kept.")
+            return False
+        return True
 
     def on_step(state: State, losses: dict) -> None:
         words = ", ".join(f"{name} {value:.4f}" for name, value in losses.items())
         bar.reached(state.step, lambda: f"step {state.step} of {plan.steps}: {words}",
                     lambda: sheet(state.averaged(), held_back[:4]))
-        if state.step == min(plan.steps, 5):
-            training.log.info("Training an edit on %d pairs: about %s", len(pairs), bar.left(state.step))
         if state.step % KEEP_EVERY == 0:
-            state.save(unfinished)
+            keep()
 
     try:
         train(state, pairs, on_step)
     finally:
-        state.save(unfinished)
+        kept = keep()
+    return kept
 
 
 def predicted(edit, pair: Pair) -> tuple[Tensor, Tensor, Tensor, Tensor]:

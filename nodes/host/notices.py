@@ -8,6 +8,11 @@ from comfy_execution.utils import get_executing_context
 def warn(text: str) -> None:
     """Logs `text` and shows it on the node that is running, if one is."""
     logging.warning("MirrorDiffusion: %s", text)
+    show(text)
+
+
+def show(text: str) -> None:
+    """Shows `text` on the node that is running, if one is, in place of what stood there."""
     context = get_executing_context()
     try:
         from server import PromptServer  # only there where a server runs

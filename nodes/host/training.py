@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -13,6 +14,9 @@ import comfy.utils
 import folder_paths
 import torch
 from PIL import Image
+
+from ...mirror_ops.distillation import network, tiles
+from . import notices
 
 MODELS = "upscale_models"  # where stock Load Upscale Model looks
 ROOM = 4 << 30  # bytes that a training asks the host to make free on its device
@@ -47,6 +51,37 @@ def listed_name(path: Path) -> str:
     """The name under which Load Upscale Model lists a file."""
     roots = [Path(folder) for folder in folder_paths.get_folder_paths(MODELS)]
     return next(os.path.relpath(path, root) for root in roots if path.is_relative_to(root))
+
+
+def check_ours(file: Path) -> None:
+    """Raises ValueError if a file is there that Mirror Train Edit has not made: it must not be written over."""
+    if file.exists():
+        try:
+            network.about(file)
+        except ValueError as error:
+            raise ValueError(
+                f"`{listed_name(file)}` is in Load Upscale Model already and was not made by Mirror Train Edit. Give "
+                "another `name`; nothing was written over."
+            ) from error
+
+
+def check_room(path: Path, size: int) -> None:
+    """Raises ValueError if a file of so many bytes does not fit beside an earlier one, or may not be written."""
+    there = next(folder for folder in path.parents if folder.exists())
+    if not os.access(there, os.W_OK):
+        raise ValueError(f"Nothing can be written in {there}. Make it writable, or start ComfyUI with another folder.")
+    free = shutil.disk_usage(there).free
+    if free < size:
+        raise ValueError(
+            f"{there} has {free / 1e6:.0f} MB left and this needs {size / 1e6:.0f} MB. Free some space, then queue "
+            "again."
+        )
+
+
+def told(text: str) -> None:
+    """In the log, and on the node that is running."""
+    log.info("%s", text)
+    notices.show(text)
 
 
 def _inside(root: Path, name: str) -> Path:
@@ -86,19 +121,20 @@ def as_upscale_model(path: Path):
 
 
 class Bar:
-    """The node's progress bar: at times a preview picture beside it, and a line in the log. Ends the work on Stop."""
+    """The node's progress bar: at times a preview picture beside it, and a line on the node and in the log. Ends the
+    work on Stop."""
 
     def __init__(self, total: int, begun: int, every: float = 5.0):
         self.bar, self.total, self.begun, self.every = comfy.utils.ProgressBar(total), total, begun, every
         self.started = self.shown = time.monotonic()
 
     def reached(self, done: int, line: Callable[[], str], picture: Callable[[], Image.Image]) -> None:
-        """`done` of the total; at times logs `line()` and shows `picture()`. Raises the host's interrupt on Stop."""
+        """`done` of the total; at times tells `line()` and shows `picture()`. Raises the host's interrupt on Stop."""
         comfy.model_management.throw_exception_if_processing_interrupted()
         now, preview = time.monotonic(), None
         if now - self.shown > self.every or done == self.total:
             self.shown, preview = now, ("JPEG", picture(), 512)
-            log.info("%s, %s", line(), self.left(done))
+            told(f"{line()}, {self.left(done)}")
         self.bar.update_absolute(done, self.total, preview)
 
     def left(self, done: int) -> str:
@@ -107,8 +143,22 @@ class Bar:
         return f"{seconds / 60:.1f} min left"
 
 
+def edited(upscale_model, image: torch.Tensor) -> torch.Tensor:
+    """IMAGE [B, H, W, 3] through a distilled edit. Large ones go in tiles that overlap by all that the network sees, so
+    that the result is that of the whole picture; other upscaling models, as the stock node does it."""
+    large = max(image.shape[1:3]) > tiles.SIDE
+    if not large or not network.is_edit(upscale_model.model) or not tiles.room(network.shape_of(upscale_model.model)):
+        return upscaled(upscale_model, image)
+
+    def run(picture: torch.Tensor) -> torch.Tensor:
+        return upscaled(upscale_model, picture.movedim(1, -1)).movedim(-1, 1)
+
+    return tiles.in_tiles(run, image.movedim(-1, 1), network.shape_of(upscale_model.model)).movedim(1, -1)
+
+
 def upscaled(upscale_model, image: torch.Tensor) -> torch.Tensor:
-    """IMAGE through the stock node Upscale Image (using Model): on the right device, in tiles where it is large."""
+    """IMAGE through the stock node Upscale Image (using Model): on the right device. Above 512 pixels it takes tiles
+    that overlap by 32 and blends them."""
     from comfy_extras.nodes_upscale_model import ImageUpscaleWithModel
 
     return ImageUpscaleWithModel.execute(upscale_model, image).args[0]

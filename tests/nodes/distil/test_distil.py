@@ -1,11 +1,16 @@
 """The nodes of distilled edits in the real host: pairs, training, and use by stock nodes."""
+import logging
+
 import pytest
 import torch
 
+from demo.distil import EDITS, before_and_after, pixels
+from demo.render import render
 from harness.graph import Graph, give
 from harness.results import GraphFailed
 
 SIDE = 48
+HELD_OUT = 1_000_000
 
 
 def squares(count: int, seed: int = 0):
@@ -64,7 +69,8 @@ def test_stock_nodes_run_the_trained_file(run_graph):
 
 
 def test_tiles_of_a_large_picture_meet(host, run_graph):
-    """Upscale Image (using Model) cuts pictures above 512 pixels into tiles that overlap by 32."""
+    """Upscale Image (using Model) cuts pictures above 512 pixels into tiles that overlap by 32; a network that sees no
+    further meets there."""
     network, training = (host.pack_module(name) for name in ("mirror_ops.distillation.network", "nodes.host.training"))
     made, generator = network.make(network.Shape(8, (1, 1), 1, (1, 1))), torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -81,20 +87,33 @@ def test_tiles_of_a_large_picture_meet(host, run_graph):
     assert (found - whole).abs().max() < 0.05 * (whole - picture).abs().max()
 
 
+def test_the_shipped_edit_on_a_large_picture_is_that_of_the_whole(host, run_graph):
+    """It sees 63 pixels to each side: Mirror Apply Edit's tiles overlap by that. The stock node's do not: most of its
+    pixels are right, some are not."""
+    scenes = [pixels(render(before_and_after(HELD_OUT + k, "fox", "dog")[0])).float() / 255 for k in range(6)]
+    picture = torch.cat([torch.cat(scenes, dim=2)[:, :, :700], torch.cat(scenes[::-1], dim=2)[:, :, :700]], dim=1)
+    g = Graph()
+    given = g.add(give(lambda: picture.movedim(0, -1)[None], "IMAGE"))
+    loaded = g.add("UpscaleModelLoader", model_name="fox_to_dog.safetensors")
+    stock = g.add("ImageUpscaleWithModel", upscale_model=loaded(), image=given())
+    ours = g.add("MirrorApplyEdit", edit=loaded(), image=given(), strength=1.0, paste=False, widen=2, soften=2)
+    run = run_graph(g)
+    network = host.pack_module("mirror_ops.distillation.network")
+    with torch.no_grad():
+        whole = network.load(EDITS / "fox_to_dog.safetensors")(picture[None]).clamp(0, 1).movedim(1, -1)
+    assert (run.outputs[ours.id][0] - whole).abs().max() < 1e-5
+    apart = (run.outputs[stock.id][0] - whole).abs().amax(dim=-1)
+    print(f"stock tiles: up to {apart.max():.3f}, {(apart > 8 / 255).float().mean():.2%} of the pixels above 8/255")
+    assert apart.max() > 1e-3
+
+
 def test_stopped_and_queued_again_the_training_ends_the_same(host, run_graph, monkeypatch):
     g = Graph()
     gather(g, "halted")
     run_graph(g)
     straight = trained(run_graph, "halted", steps=8)[0].model.state_dict()
     training = host.pack_module("nodes.host.training")
-    reached = training.Bar.reached
-
-    def stop(self, done, *rest):
-        if done == 6:
-            raise KeyError("stop")
-        reached(self, done, *rest)
-
-    monkeypatch.setattr(training.Bar, "reached", stop)
+    monkeypatch.setattr(training.Bar, "reached", stop_at(training, 6))
     with pytest.raises(GraphFailed, match="stop"):
         trained(run_graph, "halted", steps=8, seed=1)
     assert training.training_file("halted").is_file(), "what was learnt is kept"
@@ -137,6 +156,88 @@ def test_another_upscaling_model_is_no_base(run_graph):
         trained(run_graph, "no base", base=give(lambda: other, "UPSCALE_MODEL"))
 
 
+def test_changed_pairs_begin_anew_and_the_unfinished_training_is_kept(host, run_graph, monkeypatch, caplog):
+    training = host.pack_module("nodes.host.training")
+    g = Graph()
+    gather(g, "changed")
+    run_graph(g)
+    monkeypatch.setattr(training.Bar, "reached", stop_at(training, 2))
+    with pytest.raises(GraphFailed, match="stop"):
+        trained(run_graph, "changed", loss="pixels, edges")
+    monkeypatch.undo()
+    g = Graph()
+    made = g.add(give(lambda: squares(12, seed=1), "IMAGE", "IMAGE", "MASK"))
+    g.add("MirrorSavePair", before=made(0), after=made(1), region=made(2), folder="changed", least_region=0.005,
+          most_region=0.9, outside=30.0)
+    run_graph(g)
+    with caplog.at_level(logging.WARNING):
+        trained(run_graph, "changed", loss="pixels, edges")
+    assert "of other settings or pairs: it is kept as changed." in caplog.text
+    [aside] = training.training_file("changed").parent.glob("changed*.pt")
+    assert aside.name != "changed.pt"
+
+
+def stop_at(training, step: int):
+    reached = training.Bar.reached
+
+    def stop(self, done, *rest):
+        if done == step:
+            raise KeyError("stop")
+        reached(self, done, *rest)
+
+    return stop
+
+
+def test_a_full_disk_neither_stops_a_training_nor_hides_a_stop(host, run_graph, monkeypatch, caplog):
+    training, files = (host.pack_module(name) for name in ("nodes.host.training", "mirror_ops.distillation.files"))
+    g = Graph()
+    gather(g, "full")
+    run_graph(g)
+
+    def full(path, content):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(files.Path, "write_bytes", full)
+    with caplog.at_level(logging.WARNING), pytest.raises(GraphFailed, match="not kept: make room .* again") as end:
+        trained(run_graph, "full", loss="pixels, edges")
+    assert "full.safetensors could not be written: No space left on device" in end.value.text
+    assert "Until there is room, Stop loses what was learnt" in caplog.text
+    monkeypatch.setattr(training.Bar, "reached", stop_at(training, 2))
+    with pytest.raises(GraphFailed, match="stop"):
+        trained(run_graph, "full", loss="pixels, edges", seed=1)
+    g = Graph()
+    gather(g, "full pairs")
+    with pytest.raises(GraphFailed, match="could not be written: No space left on device. The pairs kept before are"):
+        run_graph(g)
+    monkeypatch.undo()
+    monkeypatch.setattr(training.shutil, "disk_usage", lambda place: type("Usage", (), {"free": 1000}))
+    with pytest.raises(GraphFailed, match="has 0 MB left and this needs"):
+        trained(run_graph, "full", loss="pixels, edges", seed=2)
+
+
+def test_the_editor_shows_the_time_before_and_losses_on_the_way(host, run_graph, monkeypatch):
+    training = host.pack_module("nodes.host.training")
+    told = []
+    monkeypatch.setattr(training.notices, "show", told.append)
+    g = Graph()
+    gather(g, "told")
+    run_graph(g)
+    trained(run_graph, "told")
+    assert told[0].startswith("Training an edit on 8 pairs, 3 steps: about 0.") and "min. Stop keeps" in told[0]
+    assert told[-1].startswith("step 3 of 3: pixel 0.") and "adversarial" in told[-1] and "min left" in told[-1]
+
+
+def test_a_model_of_the_users_own_is_not_written_over(host, run_graph):
+    training = host.pack_module("nodes.host.training")
+    g = Graph()
+    gather(g, "own")
+    run_graph(g)
+    training.model_file("own").write_bytes(b"a model of the user's")
+    with pytest.raises(GraphFailed, match="own.safetensors` is in Load Upscale Model already and was not made by"):
+        trained(run_graph, "own")
+    assert training.model_file("own").read_bytes() == b"a model of the user's"
+
+
 @pytest.mark.parametrize("changes, message", [
     ({"folder": "nothing here"}, "0 kept pairs"),
     ({"folder": "../../etc"}, "is no name for a file or folder"),
@@ -151,7 +252,9 @@ def test_bad_input_is_told_before_training(run_graph, changes, message):
 
 def test_unlike_sizes_and_broken_numbers_are_refused(run_graph):
     before, after, region = squares(1)
-    for changed, message in ((after[:, 4:], "a pair is of one size"), (after * float("nan"), "not finite")):
+    for changed, message in ((after[:, 4:], "`before` is 48 x 48 and `after` 48 x 44 pixels: a pair is of one size"),
+                             (after.repeat(4, 1, 1, 1), "`before` and `after` hold 1 and 4 pictures"),
+                             (after * float("nan"), "not finite")):
         g = Graph()
         made = g.add(give(lambda changed=changed: (before, changed, region), "IMAGE", "IMAGE", "MASK"))
         g.add("MirrorSavePair", before=made(0), after=made(1), region=made(2), folder="bad input",
