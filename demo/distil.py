@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,7 @@ from .classifier import attributes
 from .classifier import load as load_classifier
 from .graphs import FILES
 from .render import render
-from .scene import Scene, scene
+from .scene import ATTRIBUTES, Scene, scene
 
 EDITS = Path(__file__).parent / "edits"
 WORKFLOW = Path(__file__).parents[1] / "workflows" / f"{FILES['edit_own_picture']}.json"
@@ -30,15 +30,29 @@ LOSSES = {"adversarial": 0.01, "pixels": 0.0}
 
 
 def main(argv: list[str]) -> int:
-    args = parse(argv)
+    try:
+        return distilled(parse(argv))
+    except (OSError, ValueError) as error:  # an unreadable base, too few pairs, a full disk: each has its sentence
+        print(f"run.py distil: {error}", file=sys.stderr)
+        return 1
+
+
+def distilled(args: argparse.Namespace) -> int:
+    """Raises OSError or ValueError, with a sentence."""
+    from mirror_ops.distillation import network
+    from mirror_ops.distillation.pairs import LEAST
     edits, minutes = list(zip(args.source, args.target, strict=True)), {}
+    base = None if args.base is None else network.load(args.base)
     name = " and ".join(f"{source} to {target}" for source, target in edits)
     folder = args.folder / name
     made = [taught(args, edit, minutes) if not args.exact else exact_pairs(range(args.pictures), *edit)
             for edit in edits]
     pairs, share = [pair for kept in made for pair in kept], sum(map(len, made)) / (args.pictures * len(edits))
     print(f"{len(pairs)} pairs, {share:.0%} of the pictures", flush=True)
-    edit, minutes["training"] = trained(args, pairs, folder)
+    if len(pairs) < LEAST:
+        raise ValueError(f"of {args.pictures} pictures {len(pairs)} edits were good enough to learn from, and training "
+                         f"takes {LEAST} or more: give more --pictures")
+    edit, minutes["training"] = trained(args, pairs, folder, base)
     file = args.out or EDITS / f"{name.replace(' ', '_')}.safetensors"
     file.parent.mkdir(parents=True, exist_ok=True)
     save(edit, file, args, {"edit": name, "pairs": len(pairs), "share_kept": round(share, 3), "minutes": minutes})
@@ -48,26 +62,39 @@ def main(argv: list[str]) -> int:
 
 def parse(argv: list[str]) -> argparse.Namespace:
     from harness.environment import cache_root
+    from mirror_ops.distillation.pairs import LEAST
     parser = argparse.ArgumentParser(prog="run.py distil", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--source", nargs="+", default=["fox"], help="species in the pictures (default fox)")
-    parser.add_argument("--target", nargs="+", default=["dog"], help="species instead, one for each (default dog)")
-    parser.add_argument("--pictures", type=int, default=400, help="pictures of each edit (default 400)")
-    parser.add_argument("--steps", type=int, default=3000, help="of training (default 3000)")
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--width", type=int, default=8, help="of the network at full size, in channels (default 8)")
+    add_species = partial(parser.add_argument, nargs="+", choices=ATTRIBUTES[ATTRIBUTE], metavar="SPECIES")
+    add_species("--source", default=["fox"], help="species in the pictures (default fox)")
+    add_species("--target", default=["dog"], help="species instead, one for each (default dog)")
+    add_number = partial(parser.add_argument, type=one_or_more, metavar="N")
+    add_number("--pictures", default=400, help="pictures of each edit (default 400)")
+    add_number("--steps", default=3000, help="of training (default 3000)")
+    add_number("--batch", default=8, help="crops at each step (default 8)")
+    add_number("--width", default=8, help="of the network at full size, in channels (default 8)")
     parser.add_argument("--loss", choices=LOSSES, default="adversarial")
     parser.add_argument("--base", type=Path, metavar="FILE", help="another edit's file, to start from its weights")
     parser.add_argument("--part", action="store_true", help="change only a small part of the base's weights")
     parser.add_argument("--exact", action="store_true", help="learn from the renderer's exact answers: the bound")
+    parser.add_argument("--replace", action="store_true", help="make edits again that an earlier version has made")
     parser.add_argument("--folder", type=Path, default=cache_root() / "distil", help="for pictures and unfinished work")
     parser.add_argument("--out", type=Path, metavar="FILE", help="default: demo/edits/SOURCE_to_TARGET.safetensors")
     args = parser.parse_args(argv)
     if len(args.source) != len(args.target):
         parser.error(f"{len(args.source)} --source and {len(args.target)} --target: give one for each edit")
+    if args.pictures * len(args.source) < LEAST:
+        parser.error(f"--pictures {args.pictures}: training takes {LEAST} pairs or more")
     if args.part and not args.base:
         parser.error("--part needs a --base")
     return args
+
+
+def one_or_more(text: str) -> int:
+    """Raises argparse.ArgumentTypeError for what is no such number."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is no number of 1 or more")
+    return int(text)
 
 
 def before_and_after(seed: int, source: str, target: str) -> tuple[Scene, Scene]:
@@ -98,9 +125,8 @@ def taught(args, edit: tuple[str, str], minutes: dict) -> list:
     """Pairs by the shipped graph that the rule keeps."""
     folder = args.folder / "{} to {}".format(*edit)
     draw(folder / "pictures", args.pictures, *edit)
-    started = time.process_time()
-    translate(folder / "pictures", folder / "edits", *edit)
-    minutes["pairs"] = round(minutes.get("pairs", 0) + (time.process_time() - started) / 60, 1)
+    translate(folder / "pictures", folder / "edits", *edit, args.replace)
+    minutes["pairs"] = round(minutes.get("pairs", 0) + seconds_of(folder / "edits", args.pictures) / 60, 1)
     return kept_pairs(folder / "pictures", folder / "edits", range(args.pictures), edit[1])
 
 
@@ -129,12 +155,20 @@ def teacher(host, source: str, target: str):
     return prepare(nodes, classes_of(nodes, host), settings(source, target))
 
 
-def translate(pictures: Path, edits: Path, source: str, target: str) -> None:
+def translate(pictures: Path, edits: Path, source: str, target: str, replace: bool = False) -> None:
     """The folder job; raises SystemExit with its own words if it can't be done."""
     from folders.command import main as job
     given = [f"--set={setting}" for setting in settings(source, target)]
-    if job([str(pictures), str(edits), "--workflow", str(WORKFLOW), "--cpu", *given]):
+    if job([str(pictures), str(edits), "--workflow", str(WORKFLOW), "--cpu", *given, *["--replace"] * replace]):
         sys.exit(1)
+
+
+def seconds_of(edits: Path, pictures: int) -> float:
+    """Processor time that the folder job has taken for the first so many pictures, in all its runs."""
+    from folders.ledger import FOLDER, Ledger
+    names = {f"{seed:06}.png" for seed in range(pictures)}
+    rows = [row for ledger in sorted((edits / FOLDER).iterdir()) for row in Ledger(ledger).rows()]
+    return sum(row["cpu_seconds"] for row in rows if row["name"] in names)
 
 
 def kept_pairs(pictures: Path, edits: Path, seeds: range, target: str) -> list:
@@ -153,37 +187,42 @@ def kept_pairs(pictures: Path, edits: Path, seeds: range, target: str) -> list:
     return made
 
 
-def trained(args, pairs: list, folder: Path) -> tuple:
-    """(network, minutes of processor time): resumable; a line of progress and a sheet of pictures on the way."""
+def trained(args, pairs: list, folder: Path, base=None) -> tuple:
+    """(network, minutes of processor time in all runs): resumable, with a line of progress. Raises OSError."""
     from mirror_ops.distillation import network
-    from mirror_ops.distillation.training import Plan, State, train
-    base = None if args.base is None else network.load(args.base)
+    from mirror_ops.distillation.pairs import digest
+    from mirror_ops.distillation.training import Plan, begun, seconds_left, train
     shape = network.Shape(args.width) if base is None else network.shape_of(base)
     plan = Plan(steps=args.steps, batch=args.batch, adversarial=LOSSES[args.loss], shape=shape,
-                base="" if base is None else network.digest(base), part=args.part)
-    kind = "-".join(["exact" if args.exact else "taught", args.loss, *["part"] * args.part, plan.base or "alone"])
-    unfinished = folder / f"training-{kind}-{len(pairs)}-{shape.width}.pt"
+                base="" if base is None else network.digest(base), part=args.part, pairs=digest(pairs))
+    unfinished = folder / f"training-{plan.digest}.pt"
     folder.mkdir(parents=True, exist_ok=True)
-    state = State.load(unfinished, plan) or State(plan, base=base)
-    begun, first, spent = time.process_time(), state.step, 0.0
+    state, found = begun(unfinished, plan, base=base)
+    print(f"{found} Training takes about {seconds_left(state, pairs) / 60:.0f} minutes.".strip(), flush=True)
 
     def on_step(state, losses: dict) -> None:
-        nonlocal spent
-        spent = time.process_time() - begun
         if state.step % 25 == 0 or state.step == plan.steps:
-            left = spent / (state.step - first) * (plan.steps - state.step) / 60
+            left = state.spent / state.step * (plan.steps - state.step) / 60
             words = ", ".join(f"{name} {value:.4f}" for name, value in losses.items())
             print(f"\rstep {state.step} of {plan.steps}: {words}; {left:.1f} minutes of processor time left   ", end="",
                   flush=True)
         if state.step % 200 == 0:
-            state.save(unfinished)
+            keep(state, unfinished)
 
     try:
         train(state, pairs, on_step)
     finally:
-        state.save(unfinished)
         print()
-    return state.averaged(), round(spent / 60 * plan.steps / max(1, plan.steps - first), 1)
+        keep(state, unfinished)
+    return state.averaged(), round(state.spent / 60, 1)
+
+
+def keep(state, unfinished: Path) -> None:
+    """The training goes on where this fails, and an end of another kind is not hidden by it."""
+    try:
+        state.save(unfinished)
+    except OSError as error:
+        print(f"\n{error}; the training goes on, but a stop loses what was learnt since it was last kept", flush=True)
 
 
 def save(edit, file: Path, args, about: dict) -> None:
