@@ -3,11 +3,16 @@
 Held-out scenes, edited by the graph that taught the network (the same words for all pictures) and by the network as
 stock Upscale Image (using Model) runs it. inside, outside: PSNR in dB against the exact answer where it differs from
 the picture, and against the picture elsewhere; hit: the classifier sees what was asked for; sharpness: energy of the
-finest band inside the region, against the exact answer's. Times are processor time of one thread.
+finest band inside the region, against the exact answer's (`sharpness_within`). Times are processor time of one thread,
+after one picture that loads the models.
 
-`network, pasted` is what Mirror Apply Edit makes of it. Rows beside the shipped file are trained by --train: the same
-network on the renderer's exact pairs (the bound), and without the adversarial loss. --base trains a base on other edits
-at once and then, on exact pairs and in so many steps, the edit alone, from the base, and only a small part of the base.
+`network, pasted` is what Mirror Apply Edit makes of it. `smallest network` is one of width 2 and the same depth,
+untaught: what running any network of this kind takes. `seams` is how far the stock node's tiles of a large picture,
+made of the held-out ones side by side, are from the whole picture in one piece, and Mirror Apply Edit's.
+
+Rows beside the shipped file are trained by --train: the same network on the renderer's exact pairs (the bound), and
+without the adversarial loss. --base trains a base on other edits at once and then, on exact pairs and in so many steps,
+the edit alone, from the base, and only a small part of the base.
 """
 from __future__ import annotations
 
@@ -20,7 +25,7 @@ import torch
 from torch import Tensor
 
 from mirror_ops.distillation import network
-from mirror_ops.measure.within import psnr_within
+from mirror_ops.measure.within import psnr_within, sharpness_within
 
 from .table import show, write
 from .world import world
@@ -44,12 +49,15 @@ def main(argv: list[str]) -> int:
             rows.append(row(name, made, before, answer, region, seconds))
             if name == "network":
                 rows.append(row("network, pasted", pasted(before, made), before, answer, region, seconds))
+    _, seconds = run_network(smallest(args.folder), before)
+    rows.append({"row": "smallest network", "seconds": seconds})
     rows.append(row("no edit", before, before, answer, region, 0.0))
     show([{k: v if isinstance(v, str) else round(v, 3) for k, v in r.items()} for r in rows],
          f"{SHIPPED[0]} to {SHIPPED[1]}, {len(seeds)} held-out pictures")
-    figures = summary(rows, files["network"])
+    figures, seams = summary(rows, files["network"]), seams_of(files["network"], before)
     show([figures], "the shipped file")
-    write(args.json or Path("output", "distil.json"), {"rows": rows, "figures": figures})
+    show(seams, "its tiles against the whole picture")
+    write(args.json or Path("output", "distil.json"), {"rows": rows, "figures": figures, "seams": seams})
     return 0
 
 
@@ -78,11 +86,15 @@ def taught(distil, before: Tensor, seeds: range) -> tuple[Tensor, float]:
 
     from folders.runner import Runner
     host = world().host
-    runner, made = Runner(distil.teacher(host, *SHIPPED), host), []
+    runner = Runner(distil.teacher(host, *SHIPPED), host)
+
+    def edit(picture: Tensor, seed: int) -> Tensor:
+        content = png(Image.fromarray((picture * 255).round().byte().permute(1, 2, 0).numpy()))
+        return runner(content, ".png", seed).after[0, ..., :3].movedim(-1, 0)
+
+    edit(before[0].flip(-1), seeds[0])  # loads the models
     started = time.process_time()
-    for k, seed in enumerate(seeds):
-        content = png(Image.fromarray((before[k] * 255).round().byte().permute(1, 2, 0).numpy()))
-        made.append(runner(content, ".png", seed).after[0, ..., :3].movedim(-1, 0))
+    made = [edit(picture, seed) for picture, seed in zip(before, seeds, strict=True)]
     return torch.stack(made), (time.process_time() - started) / len(seeds)
 
 
@@ -101,6 +113,36 @@ def run_network(file: Path, before: Tensor) -> tuple[Tensor, float]:
     started = time.process_time()
     made = [training.upscaled(model, picture[None].movedim(1, -1)).movedim(-1, 1) for picture in before]
     return torch.cat(made), (time.process_time() - started) / len(before)
+
+
+def smallest(folder: Path) -> Path:
+    """The file of a network of width 2 and the usual depth, at its beginning."""
+    file = folder / "bench smallest.safetensors"
+    folder.mkdir(parents=True, exist_ok=True)
+    network.save(network.make(network.Shape(2)), file, {})
+    return file
+
+
+def seams_of(file: Path, before: Tensor, across: int = 8, down: int = 5) -> list[dict]:
+    """Rows of the tiles of stock Upscale Image and of Mirror Apply Edit: the largest difference from the whole picture,
+    and the share of pixels that differ by more than 8/255."""
+    training, edit = world().host.pack_module("nodes.host.training"), network.load(file)
+    picture = side_by_side(before, across, down)
+    with torch.no_grad():
+        whole = edit(picture).clamp(0, 1)
+    rows = []
+    for name, run in {"stock": training.upscaled, "Mirror Apply Edit": training.edited}.items():
+        made = run(training.as_upscale_model(file), picture.movedim(1, -1)).movedim(-1, 1)
+        apart = (made - whole).abs().amax(dim=1)
+        rows.append({"row": name, "size": f"{picture.shape[3]} x {picture.shape[2]}", "largest": float(apart.max()),
+                     "share_above_8": float((apart > 8 / 255).float().mean())})
+    return rows
+
+
+def side_by_side(pictures: Tensor, across: int, down: int) -> Tensor:
+    """One picture [1, 3, down * H, across * W] of these [B, 3, H, W], from the first again where they don't last."""
+    rows = [[pictures[(row * across + column) % len(pictures)] for column in range(across)] for row in range(down)]
+    return torch.cat([torch.cat(row, dim=2) for row in rows], dim=1)[None]
 
 
 def pasted(before: Tensor, made: Tensor) -> Tensor:
@@ -143,17 +185,8 @@ def row(name: str, made: Tensor, before: Tensor, answer: Tensor, region: Tensor,
         "row": name, "hit": float(np.mean([s["species"] == SHIPPED[1] for s in seen])),
         "inside": float(psnr_within(made, answer, region).mean()),
         "outside": float(psnr_within(made, before, 1 - region).clamp(max=99).mean()),
-        "sharpness": sharpness(made, answer, region), "seconds": seconds,
+        "sharpness": float(sharpness_within(made, answer, region).mean()), "seconds": seconds,
     }
-
-
-def sharpness(made: Tensor, answer: Tensor, region: Tensor) -> float:
-    """Energy of the finest band (a picture less its 3 x 3 mean) inside the region, over the exact answer's."""
-    def energy(picture: Tensor) -> Tensor:
-        fine = picture - torch.nn.functional.avg_pool2d(picture, 3, 1, 1, count_include_pad=False)
-        return (fine.square() * region).sum(dim=(1, 2, 3))
-
-    return float((energy(made) / energy(answer)).mean())
 
 
 def summary(rows: list[dict], file: Path) -> dict:
