@@ -10,13 +10,14 @@ from . import JobError
 
 SEEDS = ("seed", "noise_seed")
 LOADER = "LoadImage"
+PAIR, EDIT = "MirrorSavePair", "after"      # the pack's node that keeps a picture with its edit, and the edit's input
 VALUES = ("INT", "FLOAT", "STRING", "BOOLEAN")      # types of inputs whose wire --set may cut
 TRUTH = {"true": True, "false": False}
 
 
 @dataclass(frozen=True)
 class Graph:
-    """What the saved picture needs of a graph, in the executor's form: node id -> class and inputs.
+    """What the saved picture and its pairs need of a graph, in the executor's form: node id -> class and inputs.
 
     picture: (node, input) that names the picture's file; saved: [node, slot] of the saved picture;
     region: [node, slot] of the mask of what was edited, if the graph has one; seeds: [(node, input)].
@@ -76,21 +77,38 @@ def prepare(nodes: dict[str, dict], classes: dict[str, dict], settings: list[str
     """
     nodes = copy.deepcopy(nodes)
     fixed = [assign(nodes, classes, setting) for setting in settings]
-    saver = chosen(nodes, savers(nodes, classes), save, "saves a picture", "--save",
-                   "Add a Save Image node to what the folder should get.")
-    (name,) = image_inputs(nodes[saver], classes)
-    saved = nodes[saver]["inputs"][name]
-    kept = ancestors(nodes, saved[0])
+    saved, pairs = saved_picture(nodes, classes, save), pair_savers(nodes)
+    kept = {node for end in (saved[0], *pairs) for node in ancestors(nodes, end)}
     nodes = {node: entry for node, entry in nodes.items() if node in kept}
     if picture is not None:
         picture = load_instead(nodes, classes, picture)
-    loader = chosen(nodes, loaders(nodes, classes), picture, "loads the picture that is saved", "--picture",
+    kept = ancestors(nodes, saved[0])
+    needed = {node: nodes[node] for node in kept}
+    loader = chosen(needed, loaders(needed, classes), picture, "loads the picture that is saved", "--picture",
                     "Add a Load Image node and wire it to what is saved, or name a node in whose place the pictures "
                     "come with --picture NODE.")
+    kept += [node for pair in pairs for node in ancestors(nodes, pair) if loader in ancestors(nodes, pair)]
+    nodes = {node: entry for node, entry in nodes.items() if node in kept}
     seeds = [(node, name) for node, entry in nodes.items() for name, value in entry["inputs"].items()
              if name.rpartition(".")[2] in SEEDS and isinstance(value, int) and (node, name) not in fixed]
     bare = {node: {key: entry[key] for key in ("class_type", "inputs")} for node, entry in nodes.items()}
     return Graph(bare, (loader, upload_input(nodes[loader], classes)), saved, region(nodes, classes, saved[0]), seeds)
+
+
+def saved_picture(nodes: dict, classes: dict, save: str | None) -> list:
+    """[node, slot] of the picture that the graph saves: the edit of Mirror Save Pair where nothing else saves one, or
+    where it is named."""
+    found = savers(nodes, classes)
+    pairs = [node for node in pair_savers(nodes) if is_wire(nodes[node]["inputs"].get(EDIT))]
+    if save is not None or not found:
+        found = found + pairs
+    saver = chosen(nodes, found, save, "saves a picture", "--save",
+                   "Add a Save Image node to what the folder should get.")
+    return nodes[saver]["inputs"][EDIT if saver in pairs else image_inputs(nodes[saver], classes)[0]]
+
+
+def pair_savers(nodes: dict) -> list[str]:
+    return [node for node, entry in nodes.items() if entry["class_type"] == PAIR]
 
 
 def load_instead(nodes: dict, classes: dict, named: str) -> str:

@@ -59,6 +59,7 @@ class Actor:
     """A worker of the pool; its faults travel as rows, because an exception would end in a traceback of Ray's."""
 
     def __init__(self, job: Job):
+        from .outputs import save_in
         from .runner import start
         from .settings import check_same
         from .worker import Worker
@@ -67,6 +68,7 @@ class Actor:
             host = start(job.cpu, job.packs)
             check_same(job, host)
             self.worker = Worker(job, host)
+            save_in(job.target, host)
         except JobError as error:
             self.stop = str(error)
 

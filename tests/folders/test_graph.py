@@ -39,6 +39,33 @@ def test_seeds_inside_a_choice_are_found_and_wired_ones_left_alone(ready):
     assert ready(wired).seeds == []
 
 
+PAIR = {"class_type": "MirrorSavePair", "inputs": {"before": ["2", 0], "after": ["6", 0], "region": ["2", 1],
+                                                   "folder": "x", "least_region": 0.0, "most_region": 1.0,
+                                                   "outside": 0.0}}
+
+
+def test_pairs_of_the_picture_are_kept_too_and_others_dropped(ready):
+    graph = ready(tiny(**{"9": PAIR}))
+    assert graph.saved == ["6", 0] and set(graph.nodes) == {"1", "2", "3", "4", "5", "6", "9"}
+    scene = {"class_type": "MirrorDemoScene", "inputs": {}}
+    elsewhere = {**PAIR, "inputs": {**PAIR["inputs"], "before": ["10", 0], "after": ["10", 0], "region": ["10", 3]}}
+    assert set(ready(tiny(**{"9": elsewhere, "10": scene})).nodes) == {"1", "2", "3", "4", "5", "6"}
+
+
+def test_a_graph_that_saves_nothing_but_pairs_saves_their_edits(ready):
+    graph = ready(tiny(**{"7": None, "9": PAIR}))
+    assert graph.saved == ["6", 0] and "9" in graph.nodes
+    assert ready(tiny(**{"9": PAIR}), save="MirrorSavePair").saved == ["6", 0]
+
+
+def test_pairs_of_a_scene_are_made_of_the_folders_pictures(host, ready):
+    nodes = read(ROOT / "workflows" / f"{FILES['distil_edit']}.json", host)
+    graph = ready(nodes, picture="Mirror Demo Scene")
+    kinds = {entry["class_type"] for entry in graph.nodes.values()}
+    assert {"LoadImage", "MirrorEdit", "MirrorSavePair"} <= kinds and "MirrorDemoScene" not in kinds
+    assert graph.nodes[graph.region[0]]["class_type"] == "MirrorEdit"
+
+
 def test_the_region_of_an_edit_is_found(ready):
     graph = ready(tiny(**{"9": {"class_type": "MirrorDemoScene", "inputs": {}},
                           "6": {"class_type": "ImageCompositeMasked", "inputs": {
