@@ -13,6 +13,7 @@ NAME, SHIPPED = "fox to dog", "fox_to_dog.safetensors"
 MAKE_NOTE = """## Teach an edit to a small network
 
 1. **Pairs**: run this some hundred times, with the scene's seed set to *randomize*. Good edits are kept.
+   From a folder of pictures: see the help of *Mirror Save Pair*.
 2. **Train**: unmute it (Ctrl-M), mute the others, run. Stop when you like; run again to go on.
 3. **Use**: choose what came of it in *Load Upscale Model*. The edit that is chosen now ships with the pack.
 

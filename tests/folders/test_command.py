@@ -56,6 +56,20 @@ def test_a_folder_is_translated_as_the_graph_itself_would(translate, tmp_path, h
     assert Image.open(out / "contact-sheet.jpg").width > 300
 
 
+def test_pairs_of_the_folder_are_kept_in_it(translate, tmp_path, host):
+    """Mirror Save Pair hangs on the picture beside what is saved; its pairs do not vanish with the host's own files."""
+    draw(tmp_path / "in", "a.png", "b.png")
+    pair = {"class_type": "MirrorSavePair", "inputs": {
+        "before": ["2", 0], "after": ["6", 0], "region": ["2", 1], "folder": "redrawn", "least_region": 0.0,
+        "most_region": 1.0, "outside": 0.0}}
+    (tmp_path / "graph.json").write_text(json.dumps(tiny(**{"9": pair})))
+    output = host.folder_paths.get_output_directory()
+    assert translate() == 0
+    kept = tmp_path / "out" / "mirror" / "pairs" / "redrawn"
+    assert {len(list((kept / kind).iterdir())) for kind in ("before", "after", "region", "figures")} == {2}
+    assert host.folder_paths.get_output_directory() == output
+
+
 def test_results_do_not_depend_on_the_others(translate, tmp_path):
     draw(tmp_path / "in", "a.png", "b.png", "c.png")
     assert translate() == 0
