@@ -8,7 +8,7 @@ and run.
 NAFNet's simplified channel attention multiplies every channel by a linear map of the picture's mean. A picture that is
 run in tiles has a mean in each tile, and the tiles would not meet; so that map is fixed to the constant 1, and what is
 left is convolutions: equal wherever the surroundings are, as far as the network's `reach`. Tiles that overlap by less,
-as those of stock nodes do, nearly meet.
+as those of stock nodes do, differ from the whole picture near their borders.
 """
 
 from __future__ import annotations
