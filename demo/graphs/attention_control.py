@@ -69,7 +69,7 @@ def prompt_to_prompt_edit() -> Sheet:
                    rewriter=rewriter(g, NEGATIVE_PROMPT))
     control = g.add("MirrorPromptToPrompt", model=s.model, mirror=[mirror, 2], clip=s.clip,
                     source_text=[s.scene, 1], target_text=[s.scene, 4], mode="auto", cross_until=.4, self_until=.6,
-                    blend_words="fox", self_largest=HALF)
+                    blend_words="fox, orange", self_largest=HALF)
     edit = g.add("MirrorSample", **sample([control, 0], [mirror, 2], after, 2.0))
     picture = decoded(g, [edit, 0], s.vae)
     saved(g, picture)

@@ -50,7 +50,7 @@ def pix2pix_zero_edit() -> Sheet:
     mirror = g.add("RedescribedDDIMInvert", **invert(s.model, before, s.latent), regularise="pix2pix-zero",
                    label="current (pix2pix-zero family)",
                    rewriter=[g.add("PromptRewriteOptimizer", method="none"), 0])
-    picture = edited(g, s.model, s.vae, [mirror, 2], before, direction, .1)
+    picture = edited(g, s.model, s.vae, [mirror, 2], before, direction, .05, strength=1.5)
     compared(g, s.picture, picture, labels="before, edit")
     return g.sheet(EDIT_NOTE)
 
@@ -69,7 +69,7 @@ def pix2pix_zero_synthetic() -> Sheet:
                    scheduler="ddim_uniform", cfg=5.0, negative=empty)
     sampled = decoded(g, [mirror, 0], vae)
     g.group = EDIT
-    picture = edited(g, model, vae, [mirror, 1], before, direction, .1, negative=empty)
+    picture = edited(g, model, vae, [mirror, 1], before, direction, .05, negative=empty)
     compared(g, sampled, picture, labels="before, edit")
     return g.sheet(SYNTHETIC_NOTE)
 
