@@ -35,7 +35,7 @@ from pathlib import Path
 # This file keeps to what Python 3.6 understands, so that an old one gets a message instead of a syntax error.
 OLDEST, NEWEST = (3, 10), (3, 14)
 INSIDE = "MIRROR_INSIDE"            # set for the process that runs in the environment
-ONE_THREAD = ("demo", "test", "serve")      # quickest for small models, by far where cores are shared
+ONE_THREAD = ("demo", "test", "serve", "graphs")      # quickest for small models, by far where cores are shared
 MODULES = {"demo": "demo.run_demo", "bench": "bench.run", "train": "demo.train", "distil": "demo.distil",
            "graphs": "demo.graphs", "marks": "demo.marks", "locales": "harness.locales", "pages": "harness.pages",
            "translate": "folders.command", "ray": "folders.ray_job"}
