@@ -5,8 +5,9 @@ the phase of stripes that a plain coat has not. Each uncaptioned detail of a sce
 picture stays the same to the last pixel; what answers then look like is all that the picture says. open: the details
 that matter. PSNR inside (dB) of the mean squared error, against the exact answer, of: any such answer (an editor that
 guesses like the world), their mean (which no editor can pass on average, and nobody would keep), and any of them after
-the autoencoder's round trip. `--seeds` measures the same of our own edit: under several noises, of their mean, and of
-one noise against another, which says how much of its error is chance.
+the autoencoder's round trip; leak: of any such answer, coded, whose guess counts as something left. `--seeds` measures the
+same of our own edit: under several noises, of their mean, and of one noise against another, which says how much of its
+error is chance.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mirror_ops.measure.within import psnr_within
+from mirror_ops.measure.within import leak_within, psnr_within
 
 from .edits_tasks import GROUPS, TASKS, Case, cases_of
 from .table import show, write
@@ -52,20 +53,23 @@ def bound(task: str, args) -> dict:
     found = [spread(case) for case in cases]
     errors = {name: decibels(np.mean([one[name] for one in found])) for name in ("any", "mean", "coded")}
     left = sorted({name for one in found for name in one["open"]})
-    return {"task": task, "open": ", ".join(left), **errors, **(of_seeds(cases, args) if args.seeds else {})}
+    leak = float(np.mean([one["leak"] for one in found]))
+    return {"task": task, "open": ", ".join(left), **errors, "leak": leak,
+            **(of_seeds(cases, args) if args.seeds else {})}
 
 
 def spread(case: Case) -> dict:
     """Mean squared errors inside of equally good answers against the exact one, and in which details they differ."""
-    _, after, mask = case.pictures()
-    truth, left = planes(after), open_details(case)
+    before, after, mask = case.pictures()
+    source, truth, left = planes(before), planes(after), open_details(case)
     others = [planes(drawn(redrawn(case.scenes[1], left, case, draw))) for draw in range(DRAWS)]
     coded = [planes(world().vae.decode(world().vae.encode(other.movedim(1, -1)))) for other in others]
     seen = [name for name in left if any(error(planes(drawn(redrawn(case.scenes[1], [name], case, draw))), truth, mask)
                                          for draw in range(DRAWS))]
     return {"open": seen, "any": np.mean([error(other, truth, mask) for other in others]),
             "mean": error(torch.stack(others).mean(0), truth, mask),
-            "coded": np.mean([error(other, truth, mask) for other in coded])}
+            "coded": np.mean([error(other, truth, mask) for other in coded]),
+            "leak": np.mean([float(leak_within(other, source, truth, mask)) for other in coded])}
 
 
 def open_details(case: Case) -> list[str]:

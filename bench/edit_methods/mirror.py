@@ -72,7 +72,7 @@ def shipped(g: Graph, w: Wires, paste: bool = True, **changes) -> Made:
 
     saved = next(e for e in graph.values() if e["inputs"].get("filename_prefix") == "mirror/edit")
     pasted = saved["inputs"]["images"]
-    picture = copy(pasted if paste else graph[pasted[0]]["inputs"]["source"])
+    picture = copy(pasted if paste else graph[pasted[0]]["inputs"]["edited"])
     mirror = next((made[key](2) for key in made if kinds[key] == "RedescribedDDIMInvert"), None)
     region = next((made[key](3) for key in made if kinds[key] == "MirrorSample"), None)
     return Made(None, mirror, picture, region)

@@ -117,7 +117,8 @@ def decoded(g: Graph, latent, vae) -> list:
 
 def pasted(g: Graph, edit: str, vae, original, region: int) -> list:
     """The edit in the region of its walk, the original's own pixels elsewhere: not even the VAE touches those."""
-    return [g.add("MirrorPaste", original=original, edited=decoded(g, [edit, 0], vae), region=[edit, region]), 0]
+    return [g.add("MirrorPaste", original=original, edited=decoded(g, [edit, 0], vae), region=[edit, region], widen=2,
+                  soften=2), 0]
 
 
 def saved(g: Graph, picture, title: str = "edit") -> None:

@@ -27,7 +27,7 @@ class MirrorApplyEdit(io.ComfyNode):
             search_aliases=["distilled edit", "real time edit", "apply edit model", "image to image network"],
             inputs=[
                 io.UpscaleModel.Input("edit", tooltip="From Mirror Train Edit, or stock Load Upscale Model."),
-                io.Image.Input("image"),
+                io.Image.Input("image", tooltip="The picture(s) to edit."),
                 io.Float.Input(
                     "strength", default=1.0, min=0.0, max=2.0, step=0.05,
                     tooltip="0 leaves the picture, 1 is the edit as it was learnt, more exaggerates it.",

@@ -94,9 +94,8 @@ def _edit_inputs() -> list:
         ),
         io.Latent.Input("latent", tooltip="The encoded picture(s). A noise mask says where the edit may act."),
         io.DynamicCombo.Input("settings", options=_settings(), tooltip=(
-            "balanced: what was asked, little else (hits 100 %, leak .13). faithful: keeps more, misses more (88 %, "
-            ".24). bold: leaves less of the old (100 %, .09). custom: your own guidance. Figures: `bench edits "
-            "--scenes 2`."
+            "balanced: what was asked, little else. faithful: keeps more, misses more. bold: leaves less of the old. "
+            "custom: your own guidance. Figures: `bench edits --scenes 2`."
         )),
         io.Int.Input("steps", default=25, min=1, max=1000, tooltip="25 is good, more hardly better; 3 passes a step."),
         io.Combo.Input("scheduler", options=families.SCHEDULERS, default="ddim_uniform", tooltip="As in KSampler."),
