@@ -5,9 +5,9 @@ the phase of stripes that a plain coat has not. Each uncaptioned detail of a sce
 picture stays the same to the last pixel; what answers then look like is all that the picture says. open: the details
 that matter. PSNR inside (dB) of the mean squared error, against the exact answer, of: any such answer (an editor that
 guesses like the world), their mean (which no editor can pass on average, and nobody would keep), and any of them after
-the autoencoder's round trip; leak: of any such answer, coded, whose guess counts as something left. `--seeds` measures the
-same of our own edit: under several noises, of their mean, and of one noise against another, which says how much of its
-error is chance.
+the autoencoder's round trip; leak: of any such answer, coded, whose guess counts as something left. `--seeds` measures
+the same of our own edit: under several noises, of their mean, and of one noise against another, which says how much of
+its error is chance.
 """
 
 from __future__ import annotations

@@ -197,6 +197,17 @@ def test_every_control_acts_on_ours_at_no_reference_pass(stage, cases, host):
         assert (picture - plain).abs().max() > 1e-3, name
 
 
+def test_several_edits_in_turn_are_one_edit_for_each_attribute(stage, cases):
+    from bench.edit_methods import METHODS
+    from bench.edits_measure import alone
+    from bench.edits_tasks import TASKS, cases_of
+    both, = cases_of(TASKS["coat and glasses"], 1, held_out=True)
+    assert both.in_turn == (both.captions[0], both.in_turn[1], both.captions[1]) and len(set(both.in_turn)) == 3
+    forwards = {name: alone(stage, METHODS[name], {}, both)[1]["forwards"] for name in ("ours", "ours-in-turn")}
+    assert forwards["ours-in-turn"] == 2 * forwards["ours"]
+    assert torch.equal(edit(stage, "ours-in-turn", cases).pictures, edit(stage, "ours", cases).pictures)
+
+
 def test_flowedit_and_infedit_are_the_published_walks(stage, cases, host):
     """Against algorithm 1 of each, written out on the network's own predictions and the node's own noise."""
     from bench.edit_methods import METHODS
