@@ -79,8 +79,6 @@ METHODS = {
     "ours": Method(edit_picture, {}, ({"settings": "faithful"}, {"settings": "bold"}, {"region": "everywhere"}),
                    "Edit Picture and Paste Edit onto Original, as they come"),
     "ours-50": Method(edit_picture, {"steps": STEPS}, about="the same in 50 steps"),
-    "ours-draws": Method(edit_picture, {"cfg": 3.0, "cfg_until": .45, "cfg_after": 1.25, "draws": 3},
-                         about="the same, custom with three noises a step"),
     "ours-20": Method(edit_picture, {"steps": 20}, about="the same in 20 steps"),
     "ours-faithful": Method(edit_picture, {"settings": "faithful"}, about="the same, the preset `faithful`"),
     "ours-bold": Method(edit_picture, {"settings": "bold"}, about="the preset `bold`"),
