@@ -11,7 +11,7 @@ PACK = __name__.rsplit(".nodes.", 1)[0]
 
 
 def check_walks(model: ModelPatcher, prompts: dict[str, Conditioning], latent: Tensor) -> None:
-    """Raises ValueError for what `denoiser.run` would refuse of a model and its prompts, before another model walks."""
+    """Raises ValueError for a model and prompts that `denoiser.run` refuses; to be asked before another model walks."""
     check_no_step_cache(model.model_options)
     check_supported(model, latent)
     check_fits(model, prompts, latent)

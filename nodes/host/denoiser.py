@@ -16,13 +16,11 @@ from torch import Tensor
 from ...mirror_ops.walks.trajectory import Mirror
 from . import gradients
 from .attach import SharedNoise, supply
-from .compatibility import check_no_step_cache
+from .compatibility import check_walks
 from .conditioning import Conditioning, is_plain, step_windows, stepwise, with_pooled_by_step
 from .count import Count
-from .families import check_supported
 from .processed import Prompt
 from .progress import Progress
-from .text_fit import check_fits
 from .values import check_result
 from .walk import Walk
 
@@ -53,9 +51,7 @@ def run(
     bounds the progress. Raises ValueError, before any work, for prompts that cannot be rewritten or come from another
     model's CLIP, and for models that skip passes; and for a result that is not finite.
     """
-    check_no_step_cache(model.model_options)
-    check_supported(model, latent)
-    check_fits(model, prompts, latent)
+    check_walks(model, prompts, latent)
     patcher, count = cloned(model), Count()
     count.attach(patcher)
     supply(patcher, reference)
