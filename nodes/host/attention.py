@@ -45,7 +45,8 @@ def replace_attention(
 
 
 def _in_place(attend: Callable, onward: Attention) -> Attention:
-    return lambda q, k, v, extra_options: attend(q, k, v, extra_options, onward)
+    """`attend` as the host calls it. A compiled network leaves its graph for it: that could not follow what is kept."""
+    return torch.compiler.disable(lambda q, k, v, extra_options: attend(q, k, v, extra_options, onward))
 
 
 def plain_attention(q: Tensor, k: Tensor, v: Tensor, extra_options: dict) -> Tensor:

@@ -12,7 +12,7 @@ from harness.environment import ROOT
 
 from .graphs import TINY, draw, written
 
-PICTURES = 24       # a busy machine must not be through with them before a signal arrives
+PICTURES = 60       # a busy machine must not be through with them before a signal arrives
 
 
 def start(tmp_path, out: str) -> subprocess.Popen:
