@@ -4,8 +4,11 @@
 its weights are inference tensors.
 """
 
+import atexit
 import json
+import shutil
 import tempfile
+from functools import cache
 from pathlib import Path
 from unittest import mock
 
@@ -141,11 +144,13 @@ def controlnet(seed: int = 7):
     return comfy.controlnet.ControlNet(fill(model, seed, 0.05).eval())
 
 
+@cache
 def tokenizer_folder() -> tuple[str, dict[str, int]]:
-    """A folder with a small byte-pair vocabulary in which each of WORDS is one token."""
+    """A folder with a small byte-pair vocabulary in which each of WORDS is one token; removed when Python ends."""
     import comfy.sd1_clip
 
     folder = Path(tempfile.mkdtemp(prefix="tiny-tokenizer-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     letters = [*map(chr, range(ord("a"), ord("z") + 1)), *"0123456789,.'-"]
     pieces = letters + [letter + "</w>" for letter in letters]
     merges = []
