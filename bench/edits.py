@@ -7,8 +7,9 @@ that it sees unchanged. leak: how much of the old thing is left inside, 0 none, 
 band inside, relative to the answer's. region: IoU of the region that a method found with the true one. structure:
 self-similarity distance to the picture (x 1000) on the classifier's features. displacement: relative rms error of the
 latent where the way back without the edit arrives. forwards, backwards: rows through the network, passes: forwards and
-twice the backwards, and seconds: these four for the first scene by itself. Read `floor` (no edit) and `ceiling` (the
-autoencoder alone) first: what the picture does not determine can't be right (`run.py bench edits-bound`).
+twice the backwards, and seconds: these four for the first scene with as many changes, by itself. Read `floor` (no edit)
+and `ceiling` (the autoencoder alone) first: what the picture does not determine can't be right (`run.py bench
+edits-bound`).
 
 Methods stand at their published settings; rows that end in -tuned at the best of four on training scenes of the tasks
 `tuned` (--tune), their own region among what is tried. Nothing is chosen on the tasks `other` and `several`.
@@ -33,7 +34,7 @@ import torch
 from . import edits_pictures as pictures
 from .edit_methods import METHODS, STEPS
 from .edits_measure import Book, alone, embedded, measure
-from .edits_tasks import GROUPS, TASKS, cases_of, group_of
+from .edits_tasks import GROUPS, TASKS, Case, cases_of, group_of
 from .fingerprint import fingerprint
 from .table import markdown, show, write
 
@@ -140,12 +141,18 @@ def measure_all(args, book: Book, entries: list, tasks: list[str], held_out: boo
         print(f"\r\033[K{k}/{len(left)} batches{rest}   {name}", end="", flush=True)
         stage.share(batch)
         records, edited = measure(stage, name, method, settings, batch)
-        spent = UNKNOWN if args.tune else cost(book, stage, name, method, settings, cases[0])
         if not args.tune:
             book.keep(name, batch, edited)
-        book.add(name, settings, batch, [{**record, **spent} for record in records])
+            records = [{**record, **cost(book, stage, name, method, settings, like(case, cases))}
+                       for record, case in zip(records, batch, strict=True)]
+        book.add(name, settings, batch, [{**UNKNOWN, **record} for record in records])
     print("\r\033[K", end="")
     return [record for entry in entries for batch in batches for record in book.find(entry[0], entry[2], batch)]
+
+
+def like(case: Case, cases: list[Case]) -> Case:
+    """The first of these cases with as many changes: it costs as much."""
+    return next(other for other in cases if len(other.task.attributes) == len(case.task.attributes))
 
 
 def cost(book: Book, stage, name: str, method, settings: dict, case) -> dict:

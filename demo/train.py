@@ -1,7 +1,8 @@
 """`python run.py train`: remakes demo/weights from a seed. Each stage resumes where it stopped.
 
 The trained files go to the folder's `weights/`; `--install` puts them in place of the shipped ones.
-`--stages shipped diffusion export` trains the shipped diffusion model on, and leaves autoencoder and classifier alone.
+`--stages shipped diffusion export` trains the shipped diffusion model on, and leaves the others alone; with `decoder`
+in its place the shipped decoder is what is trained on.
 """
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ import os
 import shutil
 from pathlib import Path
 
-STAGES = ("tokenizer", "vae", "diffusion", "classifier", "export", "lora", "preview")
+STAGES = ("tokenizer", "vae", "decoder", "diffusion", "classifier", "export", "lora", "preview")
 SHIPPED = "shipped"                     # takes the shipped weights apart, in the place of the stages that made them
 SCENES = 20_000
 
@@ -37,20 +38,21 @@ def _run(stage: str, args) -> None:
     boot()
     from . import classifier, domains, model
     from .training import classifier as read
-    from .training import diffusion, lora, preview, tokenizer, vae
+    from .training import decoder, diffusion, lora, preview, tokenizer, vae
     from .training.export import export, take_apart
     out = {name: args.folder / f"{name}-final.pt" for name in ("vae", "diffusion", "classifier")}
-    start = args.folder / "diffusion-start.pt"
     steps = {"steps": args.steps} if args.steps else {}
     if stage == "tokenizer":
         tokenizer.write(model.TOKENIZER, tokenizer.vocabulary())
     elif stage == SHIPPED:
-        take_apart(model.WEIGHTS, classifier.WEIGHTS, out["vae"], start, out["classifier"])
+        take_apart(model.WEIGHTS, classifier.WEIGHTS, **out)
     elif stage == "vae":
         vae.train(args.folder, out["vae"], args.workers, args.scenes, **steps)
+    elif stage == "decoder":
+        decoder.train(args.folder, out["vae"], out["vae"], args.workers, args.scenes, **steps)
     elif stage == "diffusion":
         diffusion.train(args.folder, out["diffusion"], out["vae"], args.workers, args.scenes,
-                        start=start if SHIPPED in args.stages else None, **steps)
+                        start=out["diffusion"] if SHIPPED in args.stages else None, **steps)
     elif stage == "classifier":
         read.train(args.folder, out["classifier"], args.workers, args.scenes, **steps)
     elif stage == "lora":

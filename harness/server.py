@@ -184,12 +184,6 @@ class Server:
         """The file of an entry of Run.ui[node]["images"]."""
         return self.get_bytes("/view", **{key: picture[key] for key in ("filename", "subfolder", "type")})
 
-    def upload(self, file: Path, name: str | None = None) -> str:
-        """Put a picture into the server's input folder; returns the name LoadImage knows it by."""
-        name = name or Path(file).name
-        shutil.copyfile(file, self.base / "input" / name)
-        return name
-
     # Graphs
 
     def run_graph(self, graph: dict[str, dict], *, seconds: float = 1800, previews: bool = False,

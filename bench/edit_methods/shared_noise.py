@@ -8,13 +8,15 @@ from harness.graph import Graph
 
 from .parts import STEPS, Made, Method, Wires, defaults_of
 
-GUIDANCE = {"cfg": 1.5, "cfg_until": 1.0, "cfg_after": 1.5, "source_cfg": 1.0, "draws": 1, "jump": False}
+GUIDANCE = {"cfg": 1.5, "cfg_until": 1.0, "cfg_after": 1.5, "source_cfg": 1.0, "draws": 1, "jump": False,
+            "coarse": False, "antithetic": False}      # `custom` as published walks have it
 LATE = .4       # of the walk: before it, mutual self-attention keeps the old shape
 
 
 def edit_picture(g: Graph, w: Wires, settings: str = "", model: list | None = None, paste: bool = True,
                  steps: int | None = None, **changes) -> Made:
-    """MirrorEdit as it comes, or with `changes`, and the original's own pixels put back; without `paste` decoded only.
+    """MirrorEdit as it comes, but without polish, or with `changes`, and the original's own pixels put back; without
+    `paste` decoded only.
 
     `changes` to the guidance make it the node's `custom`. `steps` of a bench of STEPS; default: the node's own.
     """
@@ -22,7 +24,7 @@ def edit_picture(g: Graph, w: Wires, settings: str = "", model: list | None = No
     choice = {"settings": "custom", **{f"settings__{k}": v for k, v in {**GUIDANCE, **guided}.items()}} if guided else (
         {"settings": settings} if settings else {})
     inputs = {"model": model or w.model, "source": w.before, "target": w.after, "latent": w.latent(g), **choice}
-    own = defaults_of(w, "MirrorEdit")
+    own = {**defaults_of(w, "MirrorEdit"), "polish": 0.0}
     steps = steps_of(w, steps)
     edit = g.add("MirrorEdit", **{**own, **inputs, "steps": steps, **changes})
     return put_back(g, w, edit(0)) if paste else Made(edit(0), region=edit(1))
@@ -77,12 +79,12 @@ def inf_edit(g: Graph, w: Wires, cfg: float) -> Made:
 
 METHODS = {
     "ours": Method(edit_picture, {}, ({"settings": "faithful"}, {"settings": "bold"}, {"region": "everywhere"}),
-                   "Edit Picture and Paste Edit onto Original, as they come"),
+                   "Edit Picture without polish, and Paste Edit onto Original"),
     "ours-50": Method(edit_picture, {"steps": STEPS}, about="the same in 50 steps"),
     "ours-20": Method(edit_picture, {"steps": 20}, about="the same in 20 steps"),
     "ours-faithful": Method(edit_picture, {"settings": "faithful"}, about="the same, the preset `faithful`"),
     "ours-bold": Method(edit_picture, {"settings": "bold"}, about="the preset `bold`"),
-    "ours-polished": Method(edit_picture, {"polish": .2}, about="with polish .2: drawn again where the edit acted"),
+    "ours-polished": Method(edit_picture, {"polish": .2}, about="as they come, with polish .2"),
     "ours-decoded": Method(edit_picture, {"paste": False}, about="without the original's pixels put back"),
     "ours-in-turn": Method(in_turn, about="an edit for each attribute, one after the other"),
     "ours-everywhere": Method(edit_picture, {"paste": False, "region": "everywhere"}, about="without a region"),

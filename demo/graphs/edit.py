@@ -33,8 +33,9 @@ The model here draws cartoon animals, so that this runs without a download. For 
 
 OWN_NOTE = """## Edit your own picture
 
-1. **Checkpoint**: an SD1.x, SD2 or SDXL one. The cartoon model that is chosen now knows only cartoon animals.
-2. **Picture**: sides of multiples of 8, 512 x 512 for SD1.x.
+1. **Checkpoint**: choose an SD1.x, SD2 or SDXL one. The name there now is a placeholder: a model of cartoon animals.
+2. **Picture**: choose yours. A large photo first through *Scale Image to Total Pixels*: .26 megapixels for SD1.x, 1 for
+   SDXL.
 3. **Words**: say what you see; below it the same with what should be there instead.
 
 LoRAs and ControlNet go between the checkpoint and the edit.

@@ -33,8 +33,9 @@ back. Then it is walked forward with the edit added. **Mirror Report** says how 
 
 OWN_NOTE = """## A mirror of your own picture
 
-1. **Checkpoint**: an SD1.x, SD2 or SDXL one. The cartoon model that is chosen now knows only cartoon animals.
-2. **Picture**: sides of multiples of 8, 512 x 512 for SD1.x.
+1. **Checkpoint**: choose an SD1.x, SD2 or SDXL one. The name there now is a placeholder: a model of cartoon animals.
+2. **Picture**: choose yours. A large photo first through *Scale Image to Total Pixels*: .26 megapixels for SD1.x, 1 for
+   SDXL.
 3. **Words**: say what you see; then name what is there, and what should be.
 
 LoRAs and ControlNet go between the checkpoint and both mirror nodes.

@@ -21,8 +21,8 @@ from .parts import (
 
 EDIT_NOTE = """## pix2pix-zero on your own picture
 
-1. **Checkpoint** and **picture**: an SD1.x, SD2 or SDXL one, sides of multiples of 8. The cartoon model that is chosen
-   now knows only cartoon animals.
+1. **Checkpoint** and **picture**: choose an SD1.x, SD2 or SDXL one, and yours; the names there now are placeholders, a
+   model of cartoon animals and one of them. Sides that are no multiple of 8 are cropped.
 2. **CLIP Domain Direction**: what is there, and what should be: no prompt of the edited picture is needed.
 
 **Cross-Attention Guidance** keeps the structure. **Structure lost?** Raise **amount**. **Too weak?** Lower it, or raise
@@ -33,8 +33,8 @@ EDIT_NOTE = """## pix2pix-zero on your own picture
 SYNTHETIC_NOTE = """## pix2pix-zero on a picture from a seed
 
 **Mirror From Seed** samples a picture as KSampler does with *euler* and records the way, so nothing is to invert. The
-edit walks it again with the direction added. Choose a checkpoint of your own and its size; the cartoon model that is
-chosen now draws cartoon animals of 128 x 128.
+edit walks it again with the direction added. Choose a checkpoint of your own and its size; the name there now is a
+placeholder, a model of cartoon animals of 128 x 128.
 
 **Press Run.**"""
 

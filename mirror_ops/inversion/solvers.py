@@ -6,7 +6,7 @@
 `denoise` is the network's guided prediction at the guidance of the walk. The state is float64 (see `walks.precision`).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -17,7 +17,7 @@ from ..guidance.classifier_free import Denoiser
 from ..stochastic.dpm_encoder import Code, dpm_decode
 from ..stochastic.edit_friendly import edit_friendly_encode
 from ..walks.ddim import InputScale
-from ..walks.noise import seeded
+from ..walks.noise import picture_generators
 from ..walks.precision import seen_in
 from .bdia import bdia_decode, bdia_encode
 from .edict import edict_decode, edict_encode
@@ -82,13 +82,14 @@ class EditFriendly:
 
     seed: int
     eta: float
+    places: Sequence[int] = (0,)  # of the pictures in the batch they came from, as in `picture_generators`
     calls: int = 1
 
     def encode(self, denoise: Denoiser, picture: Tensor, on: SolverContext) -> Code:
         """The noisiest latent [1, B, C, H, W] and the noise of each step."""
-        generator = seeded(self.seed)
+        generators = picture_generators(self.seed, self.places)
         denoise = seen_in(on.network, denoise)
-        code = edit_friendly_encode(denoise, picture.double(), on.sigmas.double(), None, generator, self.eta, on.flow)
+        code = edit_friendly_encode(denoise, picture.double(), on.sigmas.double(), None, generators, self.eta, on.flow)
         return Code(code.latents[:1].clone(), code.noises)
 
     def decode(self, denoise: Denoiser, state: Code, on: SolverContext, on_step: Callable) -> Tensor:

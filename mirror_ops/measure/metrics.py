@@ -4,10 +4,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import conv2d
 
+LEAST = 1e-12  # of a reference that something is measured by
+
 
 def relative_displacement(x: Tensor, reference: Tensor) -> Tensor:
-    """[...] rms(x - reference) / rms(reference) over the last three dimensions [..., C, H, W]."""
-    return _rms(x - reference) / _rms(reference)
+    """[...] rms(x - reference) / rms(reference) over the last three dimensions [..., C, H, W]; a large number, not
+    infinity, where the reference is 0 everywhere."""
+    return _rms(x - reference) / _rms(reference).clamp(min=LEAST)
 
 
 def _rms(x: Tensor) -> Tensor:

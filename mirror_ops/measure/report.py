@@ -4,9 +4,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from .metrics import relative_displacement
-
 HARDLY, NEARLY_ALL = 0.02, 0.9  # of the latent's change; of the picture
+FLAT = 1e-2  # the least contrast of a latent, whose values are about 1
 
 
 @dataclass(frozen=True)
@@ -45,8 +44,12 @@ class EditReport:
 
 
 def change(edited: Tensor, picture: Tensor) -> float:
-    """rms(edited - picture) / rms(picture) of two latents [B, C, H, W], the mean over the batch."""
-    return relative_displacement(edited[None], picture[None]).mean().item()
+    """rms(edited - picture) / standard deviation of the picture, of latents [B, C, H, W], the mean over the batch.
+
+    A picture of one colour counts as one that can just be seen.
+    """
+    contrast = picture.flatten(1).std(dim=1).clamp(min=FLAT)
+    return ((edited - picture).flatten(1).square().mean(dim=1).sqrt() / contrast).mean().item()
 
 
 def coverage(region: Tensor) -> tuple[float, ...]:

@@ -68,15 +68,17 @@ RULES: dict[str, Rule] = {  # of how a change [B, 1, H, W] becomes a region, giv
 
 
 def pasted(edited: Tensor, original: Tensor, region: Tensor) -> Tensor:
-    """[B, C, H, W] the original with the edited pixels [B, C, h, w] where the region [B, 1, h, w] is 1.
+    """[B, C, H, W] the original with the edited pixels [B, C, h, w] where the region [B, 1, h, w] is 1. There may be
+    one of each for several of the others.
 
     An edit that is smaller than the original lies in its middle, as an autoencoder that takes only whole cells crops
     it; the original stays around it. Raises ValueError for one that is larger, or smaller by more than such a crop.
     """
     rows, columns = middle(edited, original)
-    result = original.repeat(len(edited) if len(original) == 1 else 1, 1, 1, 1)
+    count = max(map(len, (edited, original, region)))
+    result = original.expand(count, -1, -1, -1).clone()
     inner = result[..., rows, columns]
-    result[..., rows, columns] = torch.lerp(inner, edited, region.expand_as(edited).to(edited))
+    result[..., rows, columns] = torch.lerp(inner, edited.expand_as(inner), region.expand_as(inner).to(edited))
     return result
 
 

@@ -21,7 +21,7 @@ The last step aims at the picture itself. Where it ends at sigma 0, nothing is d
 last prediction is not the picture: its noise is then kept as the plain difference picture - D, and added as such.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import repeat
 from typing import NamedTuple
 
@@ -35,7 +35,7 @@ from ..walks.sample import Pair
 from ..walks.schedules import check_grid
 
 Propose = Callable[[int, Tensor], Tensor]  # (i, x_i) -> x_{i+1}, the last one being the picture
-Path = Callable[[Tensor, Tensor, float, Generator, bool], Propose]  # of (picture, sigmas, eta, generator, flow)
+Path = Callable[[Tensor, Tensor, float, Sequence[Generator], bool], Propose]  # (picture, sigmas, eta, draws, flow)
 
 
 class Code(NamedTuple):
@@ -45,14 +45,14 @@ class Code(NamedTuple):
     noises: Tensor  # [T, B, C, H, W] in units of `up`; the last one in latent units where sigmas[T] is 0
 
 
-def posterior(picture: Tensor, sigmas: Tensor, eta: float, generator: Generator, flow: bool) -> Propose:
+def posterior(picture: Tensor, sigmas: Tensor, eta: float, generators: Sequence[Generator], flow: bool) -> Propose:
     """Draws x_{i+1} from q(x_{i+1} | x_i, picture): the ancestral step of a network that knows the picture."""
 
     def propose(i: int, x: Tensor) -> Tensor:
         if i == len(sigmas) - 2:
             return picture
         mu, up = ancestral_mean(x, picture, sigmas[i], sigmas[i + 1], eta, flow)
-        return mu + up * draw(picture, generator)
+        return mu + up * draw(picture, generators)
 
     return propose
 
@@ -63,19 +63,19 @@ def dpm_encode(
     sigmas: Tensor,
     cond: object,
     eta: float,
-    generator: Generator,
+    generators: Sequence[Generator],
     flow: bool = False,
     path: Path = posterior,
 ) -> Code:
     """Encodes `picture` [B, C, H, W] along one noisy path on `sigmas` [T+1], sampling order. One evaluation a step.
 
-    `eta` in (0, 1]: 0.1 in the paper; small eta keeps the path near the picture and makes noises far from unit size.
-    To keep more of the picture start lower, with sigmas[k:]. Raises ValueError for another eta, a grid that does not
-    fall, or a flow grid above 1.
+    `generators`, one for each picture, draw the path. `eta` in (0, 1]: 0.1 in the paper; small eta keeps the path near
+    the picture and makes noises far from unit size. To keep more of the picture start lower, with sigmas[k:]. Raises
+    ValueError for another eta, a grid that does not fall, or a flow grid above 1.
     """
     check_stochastic(sigmas, eta, flow)
-    start = noised(picture, draw(picture, generator), sigmas[0], flow)
-    propose = path(picture, sigmas, eta, generator, flow)
+    start = noised(picture, draw(picture, generators), sigmas[0], flow)
+    propose = path(picture, sigmas, eta, generators, flow)
     return record(start, encode_steps(denoise, start, propose, sigmas, cond, eta, flow))
 
 
@@ -112,7 +112,7 @@ def cycle_diffusion(
     picture: Tensor,
     sigmas: Tensor,
     eta: float,
-    generator: Generator,
+    generators: Sequence[Generator],
     flow: bool = False,
     path: Path = posterior,
     on_step: Callable[[int, Tensor], None] | None = None,
@@ -126,8 +126,8 @@ def cycle_diffusion(
     there.
     """
     check_stochastic(sigmas, eta, flow)
-    x = y = noised(picture, draw(picture, generator), sigmas[0], flow)
-    propose = path(picture, sigmas, eta, generator, flow)
+    x = y = noised(picture, draw(picture, generators), sigmas[0], flow)
+    propose = path(picture, sigmas, eta, generators, flow)
     for i, sigma, sigma_next in moves(sigmas):
         seen, edited = predict(x, y, sigma, i)
         mu, scale = ancestral_mean(x, seen, sigma, sigma_next, eta, flow)

@@ -9,6 +9,8 @@ Two differences from the official code: the last noise is kept, where the code s
 picture; and the mean uses eta^2, where the code uses eta (equal at eta 1).
 """
 
+from collections.abc import Sequence
+
 from torch import Generator, Tensor
 
 from ..guidance.classifier_free import Denoiser
@@ -16,13 +18,13 @@ from ..walks.noise import draw, noised
 from .dpm_encoder import Code, Propose, dpm_encode
 
 
-def independent(picture: Tensor, sigmas: Tensor, eta: float, generator: Generator, flow: bool) -> Propose:
+def independent(picture: Tensor, sigmas: Tensor, eta: float, generators: Sequence[Generator], flow: bool) -> Propose:
     """Draws x_{i+1} = a picture + sigma n with a noise n of its own, whatever x_i is: a path for `dpm_encode`."""
 
     def propose(i: int, x: Tensor) -> Tensor:
         if i == len(sigmas) - 2:
             return picture
-        return noised(picture, draw(picture, generator), sigmas[i + 1], flow)
+        return noised(picture, draw(picture, generators), sigmas[i + 1], flow)
 
     return propose
 
@@ -32,7 +34,7 @@ def edit_friendly_encode(
     picture: Tensor,
     sigmas: Tensor,
     cond: object,
-    generator: Generator,
+    generators: Sequence[Generator],
     eta: float = 1.0,
     flow: bool = False,
 ) -> Code:
@@ -40,4 +42,4 @@ def edit_friendly_encode(
 
     Raises ValueError for eta outside (0, 1], a grid that does not fall, or a flow grid above 1.
     """
-    return dpm_encode(denoise, picture, sigmas, cond, eta, generator, flow, independent)
+    return dpm_encode(denoise, picture, sigmas, cond, eta, generators, flow, independent)

@@ -21,7 +21,7 @@ from torch import Generator, Tensor
 from ..guidance.classifier_free import Denoiser
 from ..storage.tensor_file import FileKind
 from ..walks.ddim import moves
-from ..walks.noise import draw, seeded
+from ..walks.noise import seeded
 from .dpm_encoder import ancestral_mean
 
 SINGLE = (torch.float32,)
@@ -91,7 +91,8 @@ def langevin(
         if state.energies:
             lowest = torch.tensor(state.energies).amin(dim=0)
             best = torch.where((energies < lowest)[:, None, None, None], state.z, best)
-        z = state.z - step / 2 * (state.z + slope) + step**0.5 * draw(state.z, generator)
+        omega = torch.randn(state.z.shape, generator=generator).to(state.z)
+        z = state.z - step / 2 * (state.z + slope) + step**0.5 * omega
         told = {"energies": [*state.energies, energies.tolist()],
                 "prior": [*state.prior, state.z.square().mean().item()]}
         state = replace(state, z=z, best=best, **told)

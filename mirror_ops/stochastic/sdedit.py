@@ -5,7 +5,7 @@ over the last few levels it is the polish that CycleDiffusion's unpaired transla
 noise to t = 99 of 1000, once).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Generator, Tensor
@@ -20,7 +20,7 @@ def sdedit(
     picture: Tensor,
     sigmas: Tensor,
     cond: object,
-    generator: Generator,
+    generators: Sequence[Generator],
     eta: float = 1.0,
     flow: bool = False,
     on_step: Callable[[int, Tensor], None] | None = None,
@@ -30,7 +30,7 @@ def sdedit(
     Raises ValueError for eta outside (0, 1], a grid that does not fall, or a flow grid above 1.
     """
     check_stochastic(sigmas, eta, flow)
-    start = noised(picture, draw(picture, generator), sigmas[0], flow)
+    start = noised(picture, draw(picture, generators), sigmas[0], flow)
     steps = len(sigmas) - 1
-    fresh = (draw(picture, generator) if sigmas[i + 1] > 0 else torch.zeros_like(picture) for i in range(steps))
+    fresh = (draw(picture, generators) if sigmas[i + 1] > 0 else torch.zeros_like(picture) for i in range(steps))
     return dpm_decode(denoise, start, fresh, sigmas, cond, eta, flow, on_step)

@@ -24,9 +24,10 @@ def seeded(seed: int) -> Generator:
     return Generator().manual_seed(seed % 2**64)
 
 
-def draw(x: Tensor, generator: Generator) -> Tensor:
-    """Unit noise in the shape of x, drawn in float32 on the generator's device: the same on every machine."""
-    return torch.randn(x.shape, generator=generator, device=generator.device).to(x)
+def draw(x: Tensor, generators: Sequence[Generator]) -> Tensor:
+    """Unit noise in the shape of x [B, ...], each picture's from its own generator, drawn in float32 on the CPU: the
+    same on every machine, and whatever else is in the batch."""
+    return torch.stack([torch.randn(one.shape, generator=g) for one, g in zip(x, generators, strict=True)]).to(x)
 
 
 def picture_generators(seed: int, places: Sequence[int]) -> list[Generator]:

@@ -29,18 +29,6 @@ def sample(
     return torch.stack(walk)
 
 
-def sample_pair(source: Branch, edit: Branch, sigmas: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-    """(edited, reconstruction), each [B, C, H, W]: both branches walk side by side from the same noise x.
-
-    The walk of pix2pix-zero and MirrorDiffusion; `mirror_sample` is the same with everything that can be held onto.
-    """
-    edited = reconstruction = x
-    for i, sigma, sigma_next in moves(sigmas):
-        reconstruction = euler(reconstruction, source(reconstruction, sigma, i), sigma, sigma_next)
-        edited = euler(edited, edit(edited, sigma, i), sigma, sigma_next)
-    return edited, reconstruction
-
-
 def mirror_sample(
     source: Branch,
     edit: Branch,
@@ -52,7 +40,8 @@ def mirror_sample(
     region: Region | None = None,
     on_step: Callable[[int, Tensor], None] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """(edited, reconstruction), each [B, C, H, W]: `sample_pair` from latents[0], with the recording to hold onto.
+    """(edited, reconstruction), each [B, C, H, W]: both branches walk side by side from latents[0], the recording
+    to hold onto.
 
     latents [T+1, B, C, H, W] is the recorded inversion. With `exact` the recorded latent takes over in the source
     branch after each step (Direct Inversion, Ju et al. 2024), so the reconstruction is the recording. `residual` also

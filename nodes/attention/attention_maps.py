@@ -12,6 +12,7 @@ from ..host.branches import Branch
 from ..host.denoiser import run
 from ..host.identity import check_made_with
 from ..host.walk import Walk
+from ..host.word_maps import names
 from ..host.words import alike, encoding, positions
 from ..types import MirrorType, category
 
@@ -59,13 +60,13 @@ class MirrorAttentionMaps(io.ComfyNode):
     @classmethod
     def execute(cls, model, mirror: Mirror, clip, text, words, image=None, largest=32) -> io.NodeOutput:
         check_made_with(mirror, model)
-        names = [name.strip() for line in words.splitlines() for name in line.split(",") if name.strip()]
-        maps = _read(model, mirror, _tokens_of(mirror, clip, text, names), largest)
+        found = names(words)
+        maps = _read(model, mirror, _tokens_of(mirror, clip, text, found), largest)
         ratio = model.get_model_object("latent_format").spacial_downscale_ratio
         size = [ratio * side for side in mirror.latents.shape[-2:]]
         sharp = {row: torch.nn.functional.interpolate(m, size=size, mode="bilinear") for row, m in maps.items()}
         pictures = [None if image is None else image[min(b, len(image) - 1)] for b in range(mirror.latents.shape[1])]
-        sheets = [_sheet({row: m[b] for row, m in sharp.items()}, names, picture) for b, picture in enumerate(pictures)]
+        sheets = [_sheet({row: m[b] for row, m in sharp.items()}, found, picture) for b, picture in enumerate(pictures)]
         grid = torch.stack(sheets)
         masks = list(sharp.values())[-1].transpose(0, 1).flatten(0, 1)  # [words * B, H, W]
         low, high = (f(masks, dim=(1, 2), keepdim=True) for f in (torch.amin, torch.amax))

@@ -9,12 +9,12 @@ from ...mirror_ops.inversion.solvers import SolverContext
 from ...mirror_ops.measure.report import EditReport, change
 from ...mirror_ops.stochastic.dpm_encoder import cycle_diffusion, dpm_decode
 from ...mirror_ops.stochastic.sdedit import sdedit
-from ...mirror_ops.walks.noise import seeded
 from ...mirror_ops.walks.precision import seen_in
 from ..host import families
-from ..host.attach import check_edited_text
+from ..host.attach import SHARED_NOISE, check_apart, check_edited_text
 from ..host.branches import Branch
 from ..host.compatibility import check_walks
+from ..host.count import Count
 from ..host.denoiser import run
 from ..host.files import problem
 from ..host.prompts import ABSENT, check_negative, prompts_at
@@ -24,6 +24,8 @@ from ..host.walk import Walk
 from ..reports import shown
 from ..types import ReportType, category
 from .encode import Encoder, chosen, encoded, encoder_input, grid_inputs, levels
+
+REFINED = 2**32  # added to the seed: other noises than those of any picture's encoding
 
 
 class Plan(NamedTuple):
@@ -96,35 +98,26 @@ class CycleDiffusionEdit(io.ComfyNode):
         if refine >= len(sigmas):
             raise ValueError(f"`refine` can redraw at most the {len(sigmas) - 1} steps there are, not {refine}.")
         mask = mask_at(latent.get("noise_mask"), samples, "the noise mask")
-        plan = Plan(sigmas, chosen(encoder), source_cfg, cfg, refine, mask)
+        plan = Plan(sigmas, chosen(encoder, latent), source_cfg, cfg, refine, mask)
         against = negative if decoder is None or decoder_negative is None else decoder_negative
         said = prompts_at(source_cfg, source, negative, len(samples))
         wanted = prompts_at(cfg, target, against, len(samples))
         check_edited_text(decoder or model, len(sigmas) - 1, target)
         if decoder is None:
-            edited, forwards = _together(model, samples, said, wanted, plan)
+            edited, count = _together(model, samples, said, wanted, plan)
         else:
-            check_pair(model, decoder, sigmas)
+            families.check_alike(model, decoder, "decoder")
+            families.check_levels(decoder, sigmas)
+            check_apart(model, decoder, "decoder")
             check_walks(decoder, {"target": wanted["positive"], **wanted}, samples)
-            edited, forwards = _apart(model, decoder, samples, said, wanted, plan)
+            edited, count = _apart(model, decoder, samples, said, wanted, plan)
         changed = change(edited.float().cpu(), families.latent_in(model, samples))
-        report = EditReport(forwards / len(samples), changes=(changed,))
+        report = EditReport(*count.each(len(samples)), changes=(changed,))
         edited = {**latent, **families.latent_out(model, edited)}
         return io.NodeOutput(edited, report.forwards, report, ui=shown(report.text))
 
 
-def check_pair(model, decoder, sigmas: Tensor) -> None:
-    """Raises ValueError unless two models share latents and kind of noise, so that one can draw the other's noises."""
-    one, other = ((families.latent_format(m), families.is_flow(m)) for m in (model, decoder))
-    if one != other:
-        raise ValueError(
-            f"`model` ({type(model.model).__name__}) and `decoder` ({type(decoder.model).__name__}) do not share their "
-            "latents: noises of the one mean nothing to the other. Use two models of one family."
-        )
-    families.check_levels(decoder, sigmas)
-
-
-def _together(model, samples: Tensor, said: dict, wanted: dict, plan: Plan) -> tuple[Tensor, int]:
+def _together(model, samples: Tensor, said: dict, wanted: dict, plan: Plan) -> tuple[Tensor, Count]:
     """(edited latent, network rows): both walks advance together, so that memory does not grow with steps."""
     steps, encoder = len(plan.sigmas) - 1, plan.encoder
     negative = said.get("negative", wanted.get("negative"))
@@ -135,18 +128,18 @@ def _together(model, samples: Tensor, said: dict, wanted: dict, plan: Plan) -> t
         on, picture = solver_context(walk, model, plan.sigmas), walk.latent_in(samples).cpu().double()
         edited = cycle_diffusion(
             pair_of(walk, plan.source_cfg, plan.cfg, on.network), picture, plan.sigmas.double(), encoder.eta,
-            encoder.generator(), on.flow, encoder.path,
+            encoder.generators(), on.flow, encoder.path,
             lambda i, x: walk.progress.reached(2 * (i + 1), walk.denoised), plan.mask,
         )
-        target = seen_in(on.network, denoiser_of(walk, plan.cfg, "target", branch=Branch.EDIT))
-        return _refined(target, edited, picture, plan, on)
+        return _refined(denoiser_of(walk, plan.cfg, "target", branch=Branch.POLISH), edited, picture, plan, on)
 
     evaluations = 2 * steps + plan.refine
-    edited, count = run(model, samples, plan.sigmas, prompts, algorithm, evaluations=evaluations)
-    return edited, count.forwards
+    return run(
+        model, samples, plan.sigmas, prompts, algorithm, evaluations=evaluations, reference=SHARED_NOISE
+    )
 
 
-def _apart(model, decoder, samples: Tensor, said: dict, wanted: dict, plan: Plan) -> tuple[Tensor, int]:
+def _apart(model, decoder, samples: Tensor, said: dict, wanted: dict, plan: Plan) -> tuple[Tensor, Count]:
     """(edited latent, network rows): all noises first, then the second model, so that each is loaded once."""
     code, first = encoded(model, samples, plan.sigmas, plan.encoder, plan.source_cfg, said)
 
@@ -157,11 +150,11 @@ def _apart(model, decoder, samples: Tensor, said: dict, wanted: dict, plan: Plan
             target, code.latents[0], code.noises, plan.sigmas.double(), None, plan.encoder.eta, on.flow,
             lambda i, x: walk.progress.reached(i + 1, walk.denoised), plan.mask, code.latents[1:],
         )
-        return _refined(target, edited, code.latents[-1], plan, on)
+        return _refined(denoiser_of(walk, plan.cfg, branch=Branch.POLISH), edited, code.latents[-1], plan, on)
 
     evaluations = code.steps + plan.refine
     edited, second = run(decoder, samples, plan.sigmas, wanted, algorithm, evaluations=evaluations)
-    return edited, first.forwards + second.forwards
+    return edited, first + second
 
 
 def _refined(denoise, edited: Tensor, picture: Tensor, plan: Plan, on: SolverContext) -> Tensor:
@@ -169,6 +162,6 @@ def _refined(denoise, edited: Tensor, picture: Tensor, plan: Plan, on: SolverCon
     if not plan.refine:
         return edited
     last = plan.sigmas[-(plan.refine + 1) :].double()
-    generator = seeded(plan.encoder.seed + 1)
-    refined = sdedit(denoise, edited, last, None, generator, flow=on.flow)
+    generators = plan.encoder.generators(REFINED)
+    refined = sdedit(seen_in(on.network, denoise), edited, last, None, generators, flow=on.flow)
     return refined if plan.mask is None else plan.mask * refined + (1 - plan.mask) * picture

@@ -1,5 +1,6 @@
 """CycleDiffusionEncode: a picture as the noises of a stochastic sampler."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +11,7 @@ from ...mirror_ops.inversion.solvers import SolverContext
 from ...mirror_ops.stochastic.dpm_encoder import Path, dpm_encode, posterior
 from ...mirror_ops.stochastic.edit_friendly import independent
 from ...mirror_ops.stochastic.noise_code import NoiseCode
-from ...mirror_ops.walks.noise import seeded
+from ...mirror_ops.walks.noise import picture_generators
 from ...mirror_ops.walks.precision import seen_in
 from ...mirror_ops.walks.provenance import Provenance
 from ...mirror_ops.walks.trajectory import Mirror, cpu
@@ -22,7 +23,7 @@ from ..host.files import problem
 from ..host.identity import identity
 from ..host.prompts import ABSENT, check_negative, prompts_at
 from ..host.solver import denoiser_of, solver_context
-from ..host.values import SEEDS, mask_at
+from ..host.values import SEEDS, mask_at, places_of
 from ..host.walk import Walk
 from ..types import MirrorType, category
 from .replay import CodeType, replay_outputs, replayed
@@ -38,15 +39,16 @@ class Encoder:
     name: str
     seed: int
     eta: float
+    places: Sequence[int]  # of the pictures in the batch they came from
 
     @property
     def path(self) -> Path:
         """The noisy path of this encoder, as `dpm_encode` takes it."""
         return PATHS[self.name][0]
 
-    def generator(self, trial: int = 0) -> torch.Generator:
-        """The randomness of one trial, on the CPU: that of `seed` + trial."""
-        return seeded(self.seed + trial)
+    def generators(self, trial: int = 0) -> list[torch.Generator]:
+        """The randomness of one trial for each picture, on the CPU: that of `seed` + trial + its place."""
+        return picture_generators(self.seed + trial, self.places)
 
 
 def encoder_input() -> io.DynamicCombo.Input:
@@ -65,9 +67,9 @@ def encoder_input() -> io.DynamicCombo.Input:
     )
 
 
-def chosen(encoder: dict) -> Encoder:
-    """The encoder that `encoder_input` was set to."""
-    return Encoder(encoder["encoder"], encoder["seed"], encoder["eta"])
+def chosen(encoder: dict, latent: dict) -> Encoder:
+    """The encoder that `encoder_input` was set to, for the pictures of a LATENT."""
+    return Encoder(encoder["encoder"], encoder["seed"], encoder["eta"], places_of(latent))
 
 
 def grid_inputs(denoise: float, steps: int) -> list:
@@ -98,7 +100,7 @@ def encoded(model, samples: Tensor, sigmas: Tensor, encoder: Encoder, cfg: float
         on, picture = solver_context(walk, model, sigmas), walk.latent_in(samples).cpu().double()
         denoise = seen_in(on.network, denoiser_of(walk, cfg, branch=Branch.SOURCE))
         code = dpm_encode(
-            denoise, picture, sigmas.double(), None, encoder.eta, encoder.generator(), on.flow, encoder.path
+            denoise, picture, sigmas.double(), None, encoder.eta, encoder.generators(), on.flow, encoder.path
         )
         return NoiseCode(sigmas, code.latents, code.noises, _meta(walk, model, on, encoder, cfg))
 
@@ -168,7 +170,7 @@ class CycleDiffusionEncode(io.ComfyNode):
         samples = latent["samples"]
         sigmas = levels(model, samples, steps, scheduler, denoise, sigmas)
         prompts = prompts_at(cfg, positive, negative, len(samples))
-        code, count = encoded(model, samples, sigmas, chosen(encoder), cfg, prompts)
+        code, count = encoded(model, samples, sigmas, chosen(encoder, latent), cfg, prompts)
         mask = mask_at(latent.get("noise_mask"), samples, "the noise mask")
         noise, sampler, sigmas, picture = replayed(code)
         mirror = _mirror(model, code, positive, count.forwards / len(samples), cpu(mask))

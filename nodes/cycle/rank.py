@@ -105,10 +105,11 @@ class CycleDiffusionRank(io.ComfyNode):
         guided = next((cfg for cfg in (*lists[0], *lists[1]) if cfg != 1), 1.0)
         prompts = {"source": source, "target": prompts_at(guided, target, negative, len(samples))["positive"]}
         prompts |= {} if negative is None else {"negative": negative}
+        how = chosen(encoder, {"samples": samples})
         grids = {s: levels(model, samples, max(1, round(steps * s)), scheduler, s, None) for s in parts}
         edits: dict[Candidate, Tensor] = {}
         for strength, sigmas in grids.items():
-            edits |= _edits(model, samples, sigmas, prompts, chosen(encoder), trials, lists, strength)
+            edits |= _edits(model, samples, sigmas, prompts, how, trials, lists, strength)
         if not edits:
             raise ValueError("No candidate is a finite picture. Lower `source_cfgs` and `cfgs`, or raise eta.")
         latents = list(edits.values())
@@ -161,7 +162,7 @@ def _edits(
         for trial, source_cfg in product(range(trials), source_cfgs):
             denoise = seen_in(on.network, denoiser_of(walk, source_cfg, "source", branch=Branch.SOURCE))
             code = dpm_encode(
-                denoise, picture, grid, None, encoder.eta, encoder.generator(trial), on.flow, encoder.path
+                denoise, picture, grid, None, encoder.eta, encoder.generators(trial), on.flow, encoder.path
             )
             for cfg in cfgs:
                 denoise = seen_in(on.network, denoiser_of(walk, cfg, "target", branch=Branch.EDIT))

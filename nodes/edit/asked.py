@@ -16,12 +16,7 @@ def check(model, edit_model, samples: Tensor, sigmas: Tensor) -> None:
     families.check_levels(model, sigmas)
     if edit_model is None:
         return
-    one, other = ((families.latent_format(m), families.is_flow(m)) for m in (model, edit_model))
-    if one != other:
-        raise ValueError(
-            f"`model` ({type(model.model).__name__}) and `edit_model` ({type(edit_model.model).__name__}) do not share "
-            "their latents. Use two models of one family."
-        )
+    families.check_alike(model, edit_model, "edit_model")
     families.check_levels(edit_model, sigmas)
 
 
@@ -49,8 +44,3 @@ def allowed_region(samples: Tensor, **masks: Tensor | None) -> Tensor | None:
     wrong number of masks."""
     fitted = [mask_at(mask, samples, f"`{name}`") for name, mask in masks.items() if mask is not None]
     return math.prod(fitted) if fitted else None
-
-
-def places_of(latent: dict) -> list[int]:
-    """Which picture of its batch each is: a picture taken out of a batch is edited as it was in there."""
-    return list(latent.get("batch_index") or range(len(latent["samples"])))

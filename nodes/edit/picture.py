@@ -6,13 +6,13 @@ from comfy_api.latest import io
 from ...mirror_ops.directions.direction import EditDirection
 from ...mirror_ops.measure.report import EditReport, coverage
 from ..host import families
-from ..host.attach import check_edited_text
+from ..host.attach import check_apart, check_edited_text
 from ..host.compatibility import check_walks
 from ..host.conditioning import check_batch, text_of
-from ..host.values import SEEDS
+from ..host.values import SEEDS, places_of
 from ..reports import shown
 from ..types import DirectionType, ReportType, category
-from .asked import allowed_region, asked_for, check, places_of
+from .asked import allowed_region, asked_for, check
 from .shared_walk import Guidance, Plan, walked, walked_apart
 
 AUTO, EVERYWHERE, CUSTOM = "auto", "everywhere", "custom"
@@ -55,7 +55,7 @@ class MirrorEdit(io.ComfyNode):
     def execute(
         cls, model, source, target, latent, settings: dict, steps, scheduler, strength, seed, region, negative=None,
         direction: EditDirection | None = None, mask=None, edit_model=None, sigmas=None, denoise=1.0,
-        polish=0.0,
+        polish=0.2,
     ) -> io.NodeOutput:
         samples = latent["samples"]
         sigmas = families.noise_levels(model, scheduler, steps, denoise) if sigmas is None else sigmas.float().cpu()
@@ -66,6 +66,7 @@ class MirrorEdit(io.ComfyNode):
             check_batch(text_of(prompt, name), len(samples))
         if edit_model is not None:
             check_walks(edit_model, prompts, samples)
+            check_apart(model, edit_model, "edit_model")
         if direction is None:
             check_edited_text(edit_model or model, len(sigmas) - 1, target)
         allowed = allowed_region(samples, mask=mask, noise_mask=latent.get("noise_mask"))
@@ -76,8 +77,8 @@ class MirrorEdit(io.ComfyNode):
         made = walked(model, samples, prompts, plan) if edit_model is None else (
             walked_apart(model, edit_model, samples, prompts, plan))
         report = EditReport(
-            made.passes, changes=tuple(made.changes), coverage=coverage(made.region),
-            why_empty=why_nothing(prompts, edit_model, allowed),
+            *made.count.each(len(samples)), changes=tuple(made.changes), coverage=coverage(made.region),
+            why_empty=why_nothing(prompts, edit_model, allowed, strength),
         )
         edited = {**latent, **families.latent_out(model, made.edited)}
         return io.NodeOutput(edited, made.region[:, 0], report, ui=shown(report.text))
@@ -104,7 +105,7 @@ def _edit_inputs() -> list:
             tooltip="How much of the edit: 0 none, 1 as the target says, more exaggerates, negative is the opposite.",
         ),
         io.Int.Input(
-            "seed", default=0, **SEEDS, control_after_generate=False,
+            "seed", default=0, **SEEDS, control_after_generate=True,
             tooltip="Of the noise. Another seed is another answer where the picture leaves it open.",
         ),
         io.Combo.Input("region", options=[AUTO, EVERYWHERE], default=AUTO, tooltip=(
@@ -130,9 +131,9 @@ def _optional_inputs() -> list:
             tooltip="Below 1 the walk begins nearer to the picture: less can change.",
         ),
         io.Float.Input(
-            "polish", default=0.0, min=0.0, max=0.8, step=0.05, optional=True, tooltip=(
+            "polish", default=0.2, min=0.0, max=0.8, step=0.05, optional=True, tooltip=(
                 "Draws the finished edit again where it acted, from so much noise on: outlines become crisp and what "
-                "shimmers goes; .2 is good. 0 leaves it as the walk made it, which is nearer the average answer."
+                "shimmers goes. 0 leaves it as the walk made it, which is nearer the average answer."
             ),
         ),
     ]
@@ -148,10 +149,10 @@ def _settings() -> list:
         ),
         io.Float.Input("cfg_until", default=shipped.until, **part, tooltip="Part of the walk at which that ends."),
         io.Float.Input("cfg_after", default=shipped.after, **cfg, tooltip="From then on; 1 is cheaper."),
-        io.Boolean.Input("coarse", default=True, optional=True, tooltip=(
+        io.Boolean.Input("coarse", default=True, tooltip=(
             "Keep of each change only what is coarse enough to be seen through the noise of its step."
         )),
-        io.Boolean.Input("antithetic", default=True, optional=True, tooltip="Every other noise is its opposite."),
+        io.Boolean.Input("antithetic", default=True, tooltip="Every other noise is its opposite."),
         io.Float.Input("source_cfg", default=1.0, **cfg, tooltip="FlowEdit guides the source side too."),
         io.Int.Input("draws", default=1, min=1, max=16, tooltip="Noises a step, whose moves are averaged."),
         io.Boolean.Input("jump", default=False, tooltip=(
@@ -162,19 +163,19 @@ def _settings() -> list:
 
 
 def chosen(settings: dict) -> Guidance:
-    """The guidance of a preset or of the custom widgets; without its optional ones, the published walks."""
+    """The guidance of a preset or of the custom widgets."""
     if settings["settings"] != CUSTOM:
         return PRESETS[settings["settings"]]
-    published = {"coarse": False, "antithetic": False}
-    given = published | {name: value for name, value in settings.items() if value is not None}
-    same = {name: given[name] for name in ("cfg", "source_cfg", "draws", "jump", "coarse", "antithetic")}
-    return Guidance(until=given["cfg_until"], after=given["cfg_after"], **same)
+    same = {name: settings[name] for name in ("cfg", "source_cfg", "draws", "jump", "coarse", "antithetic")}
+    return Guidance(until=settings["cfg_until"], after=settings["cfg_after"], **same)
 
 
-def why_nothing(prompts: dict, edit_model, allowed: torch.Tensor | None) -> str:
+def why_nothing(prompts: dict, edit_model, allowed: torch.Tensor | None, strength: float) -> str:
     """Why a region is empty, or what to do about it."""
     if allowed is not None and float(allowed.max()) == 0:
         return "the mask allows no change anywhere"
+    if strength == 0 and edit_model is None:
+        return "strength is 0"
     source, target = (text_of(prompts[name], name) for name in ("source", "target"))
     if source.shape == target.shape and torch.equal(source, target) and edit_model is None:
         return "source and target say the same, and no edit_model is connected"

@@ -78,16 +78,23 @@ class MirrorPaste(io.ComfyNode):
         picture, edit = planes(original), planes(edited)
         check_counts(original=len(picture), edited=len(edit), region=1 if region is None else len(region))
         if region is not None:
-            region = region.float().reshape(-1, 1, *region.shape[-2:])
-            region = torch.nn.functional.interpolate(region, size=edit.shape[-2:], mode="bilinear")
-            region = softened(grown(region, widen), soften)
+            region = softened(grown(_at_edit(region, edit, picture), widen), soften)
         else:
             rows, columns = middle(edit, picture)
             before = picture[..., rows, columns] if vae is None else planes(vae.decode(vae.encode(original[..., :3])))
             region = picture_region(before, edit, widen, soften)
-        region = region.expand(max(len(region), len(edit)), -1, -1, -1)
-        where = pasted(region, torch.zeros_like(picture[:, :1]), torch.ones_like(region))
-        return io.NodeOutput(pasted(edit, picture, region).movedim(1, -1), where[:, 0])
+        image = pasted(edit, picture, region)
+        where = pasted(torch.ones_like(edit[:, :1]), torch.zeros_like(image[:, :1]), region)
+        return io.NodeOutput(image.movedim(1, -1), where[:, 0])
+
+
+def _at_edit(mask: Tensor, edit: Tensor, picture: Tensor) -> Tensor:
+    """[B, 1, h, w] a mask at the edit's size; one of the original's size is cropped as the autoencoder cropped that."""
+    mask = mask.float().reshape(-1, 1, *mask.shape[-2:])
+    if mask.shape[-2:] == picture.shape[-2:]:
+        rows, columns = middle(edit, picture)
+        mask = mask[..., rows, columns]
+    return torch.nn.functional.interpolate(mask, size=edit.shape[-2:], mode="bilinear")
 
 
 def planes(image: Tensor) -> Tensor:

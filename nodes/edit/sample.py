@@ -1,5 +1,7 @@
 """MirrorSample: the way forward, with the edit added."""
 
+import math
+
 import torch
 from comfy_api.latest import io
 from torch import Tensor
@@ -81,7 +83,7 @@ class MirrorSample(io.ComfyNode):
         (edited, kept, acted), count = made
         edited, kept, acted = (cpu(x) for x in (edited, kept, acted))
         report = EditReport(
-            count.forwards / mirror.latents.shape[1], count.backwards / mirror.latents.shape[1],
+            *count.each(mirror.latents.shape[1]),
             changes=(change(edited, mirror.latents[-1]),),
             coverage=coverage(acted) if region == AUTO or allowed is not None else (),
             why_empty=_why_empty(schedule, allowed, negative is not None),
@@ -191,7 +193,9 @@ def _edit_inputs() -> list:
             tooltip="What guidance leads away from. Default: the kept prompt. A mirror made against a negative needs "
             "the same one.",
         ),
-        io.Mask.Input("mask", optional=True, tooltip="Where the edit may change the picture, softly."),
+        io.Mask.Input("mask", optional=True, tooltip=(
+            "Where the edit may change the picture, softly; within the noise mask that the picture was inverted with."
+        )),
     ]
 
 
@@ -268,7 +272,7 @@ def _why_empty(schedule: EditSchedule, allowed: Tensor | None, guided: bool) -> 
 
 
 def _allowed(mirror: Mirror, mask: Tensor | None) -> Tensor | None:
-    """[B or 1, 1, H, W] at the latent's size: the connected mask, else the one the mirror recorded, else none."""
-    if mask is None:
-        return mirror.mask
-    return mask_at(mask, mirror.latents[0], "`mask`")
+    """[B or 1, 1, H, W] at the latent's size: where the connected mask and the one that the mirror recorded allow the
+    edit; None without any."""
+    masks = [each for each in (mirror.mask, mask_at(mask, mirror.latents[0], "`mask`")) if each is not None]
+    return math.prod(masks) if masks else None

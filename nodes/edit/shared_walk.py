@@ -6,7 +6,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ...mirror_ops.measure.report import change
 from ...mirror_ops.regions.found import late_region, latent_region
+from ...mirror_ops.walks.edit_schedule import guidance
 from ...mirror_ops.walks.noise import noise_of, picture_generators
 from ...mirror_ops.walks.polish import polished
 from ...mirror_ops.walks.sample import Pair
@@ -14,6 +16,7 @@ from ...mirror_ops.walks.shared_noise import coarse, shared_noise
 from ...mirror_ops.walks.trajectory import cpu
 from ..host.attach import SHARED_NOISE
 from ..host.branches import Branch
+from ..host.count import Count
 from ..host.denoiser import run
 from ..host.walk import Asked, Walk
 
@@ -36,9 +39,9 @@ class Guidance(NamedTuple):
     coarse: bool = True
     antithetic: bool = True
 
-    def at(self, steps: int) -> list[float]:
+    def at(self, steps: int) -> tuple[float, ...]:
         """[T] the cfg of each step."""
-        return [self.cfg if i < round(self.until * steps) else self.after for i in range(steps)]
+        return guidance(steps, self.cfg, self.until, self.after)
 
 
 class Plan(NamedTuple):
@@ -72,8 +75,8 @@ class Made(NamedTuple):
     picture: Tensor
     edited: Tensor
     region: Tensor  # [B, 1, H, W] where it acted
-    changes: list[float]  # rms of the edit after each step, relative to the picture's
-    passes: float  # through the network, a picture
+    changes: list[float]  # how far the edit is from the picture after each step
+    count: Count
 
 
 def walked(model, samples: Tensor, prompts: dict, plan: Plan) -> Made:
@@ -89,7 +92,7 @@ def walked(model, samples: Tensor, prompts: dict, plan: Plan) -> Made:
     made, count = run(
         model, samples, plan.sigmas, prompts, algorithm, evaluations=evaluations, reference=SHARED_NOISE
     )
-    return Made(*made, count.forwards / len(samples))
+    return Made(*made, count)
 
 
 def walked_apart(model, edit_model, samples: Tensor, prompts: dict, plan: Plan) -> Made:
@@ -115,7 +118,7 @@ def walked_apart(model, edit_model, samples: Tensor, prompts: dict, plan: Plan) 
     on_source = {name: prompts[name] for name in prompts if name != "target"}
     _, first = run(model, samples, plan.sigmas, on_source, look, evaluations=evaluations)
     made, second = run(edit_model, samples, plan.sigmas, prompts, algorithm, evaluations=evaluations + plan.polish)
-    return Made(*made, (first.forwards + second.forwards) / len(samples))
+    return Made(*made, first + second)
 
 
 def _source(walk: Walk, plan: Plan) -> Ask:
@@ -137,14 +140,14 @@ def _edited(walk: Walk, samples: Tensor, predict: Pair, plan: Plan) -> tuple[Ten
     picture, changes = walk.latent_in(samples), []
     allowed, found = None if plan.allowed is None else plan.allowed.to(picture), late_region(picture, plan.steps)
 
-    def keep(i: int, change: Tensor) -> Tensor:
+    def keep(i: int, moved: Tensor) -> Tensor:
         if plan.guidance.coarse:
-            change = coarse(change, plan.sigmas[i], plan.flow)
-        return _within(allowed, found(i, change) * change if plan.local else change)
+            moved = coarse(moved, plan.sigmas[i], plan.flow)
+        return _within(allowed, found(i, moved) * moved if plan.local else moved)
 
     def on_step(i: int, edited: Tensor) -> None:
-        changes.append(float((edited - picture).square().mean().sqrt() / picture.std()))
-        walk.progress.reached(round((i + 1) / plan.steps * walk.progress.total), edited)
+        changes.append(change(edited, picture))
+        walk.progress.reached(round((i + 1) / plan.steps * (walk.progress.total - plan.polish)), edited)
 
     edited = plan.walk(predict, picture, keep=keep, on_step=on_step)
     acted = _within(allowed, latent_region(edited - picture, picture))

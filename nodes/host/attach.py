@@ -43,7 +43,7 @@ from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ...mirror_ops.walks.trajectory import Mirror
-from .branches import Branch, Control, acts, branch_of
+from .branches import CONTROLLED, Branch, Control, acts, branch_of
 from .compatibility import check_no_step_cache
 from .conditioning import Conditioning, scheduled, text_of, with_pooled
 from .identity import check_made_with
@@ -123,6 +123,17 @@ def check_edited_text(patcher: ModelPatcher, steps: int, prompt: Conditioning) -
     declared: Declared | None = patcher.model_options.get("transformer_options", {}).get(_DECLARED)
     for check in () if declared is None or len(prompt) != 1 else declared.checks:
         check(steps, None, prompt[0][0])
+
+
+def check_apart(model: ModelPatcher, other_model: ModelPatcher, name: str) -> None:
+    """Raises ValueError, before the picture is walked by one model and its edit by the other (the input `name`), for
+    controls, which need both sides at every step."""
+    one, other = (m.model_options.get("transformer_options", {}).get(_DECLARED) for m in (model, other_model))
+    if one is not None or (other is not None and other.mirror is None):
+        raise ValueError(
+            f"A control node (attention or guidance) reads the picture's side at each step, but with `{name}` connected"
+            f" the picture is walked by itself. Leave the control out, or put it on `{name}` with a `mirror` connected."
+        )
 
 
 def get_reference(options: dict) -> "ReferencePass | None":
@@ -211,7 +222,7 @@ def _around_prediction(executor, x, sigma, model_options, seed=None):
 def _around_evaluation(executor, model, conds, x, sigma, model_options):
     """The source is recorded before an evaluation that a control may act on."""
     options = model_options["transformer_options"]
-    if branch_of(options) not in (Branch.SOURCE, Branch.REFERENCE):
+    if branch_of(options) in CONTROLLED:
         reference = get_reference(options)
         if reference is None:
             raise ValueError(NO_SOURCE)

@@ -40,6 +40,7 @@ ACTS_ON = {
     Control.GUIDANCE: _EDITED,
     Control.PULL: _EDITED,
 }
+CONTROLLED = frozenset().union(*ACTS_ON.values())  # what any control acts on, and so may read the source beside
 
 
 def branch_of(options: dict) -> Branch:

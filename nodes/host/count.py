@@ -33,6 +33,13 @@ class Count:
 
         patcher.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, apply)
 
+    def __add__(self, other: "Count") -> "Count":
+        return Count(self.forwards + other.forwards, self.backwards + other.backwards)
+
+    def each(self, pictures: int) -> tuple[float, float]:
+        """(forwards, backwards) for each of so many pictures."""
+        return self.forwards / pictures, self.backwards / pictures
+
     def _watched(self, x: Tensor, args: tuple, kwargs: dict) -> tuple[Tensor, tuple, dict]:
         """The inputs, of which the first that takes a gradient tells when it arrives.
 

@@ -88,6 +88,16 @@ def noise_levels(model: ModelPatcher, scheduler: str, steps: int, denoise: float
     return sigmas[-(steps + 1) :] if total > steps else sigmas
 
 
+def check_alike(model, other, name: str) -> None:
+    """Raises ValueError unless `model` and the model of the input `name` share latents and kind of noise."""
+    one, two = ((latent_format(m), is_flow(m)) for m in (model, other))
+    if one != two:
+        raise ValueError(
+            f"`model` ({type(model.model).__name__}) and `{name}` ({type(other.model).__name__}) do not share their "
+            "latents: what one makes means nothing to the other. Use two models of one family."
+        )
+
+
 def check_levels(model: ModelPatcher, sigmas: Tensor) -> None:
     """Raises ValueError unless `sigmas` is a falling grid that this model can be told."""
     check_grid(sigmas)

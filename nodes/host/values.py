@@ -16,6 +16,7 @@ from .notices import warn
 
 SEEDS = {"min": 0, "max": 2**64 - 1}  # as wide as those of the stock nodes
 LONGEST = 480  # characters of a message
+CELLS = (8, 16, 32, 64)  # pixels a side that autoencoders make one cell of
 
 
 def check_inputs(inputs: list, given: dict) -> None:
@@ -118,16 +119,32 @@ def tensors_in(value: object) -> Iterator[Tensor]:
         yield from tensors_in(vars(value))
 
 
+def places_of(latent: dict) -> list[int]:
+    """Which picture of its batch each is: a picture taken out of a batch is edited as it was in there."""
+    return list(latent.get("batch_index") or range(len(latent["samples"])))
+
+
 def mask_at(mask: Tensor | None, pictures: Tensor, name: str) -> Tensor | None:
     """[B or 1, 1, H, W] in [0, 1], float32 on the CPU: a mask [B or 1, h, w] at the size of latents [B, C, H, W].
 
-    Raises ValueError as `check_mask`.
+    One of a picture whose sides are no multiple of the autoencoder's cell loses what that crops. Raises ValueError as
+    `check_mask`.
     """
     if mask is None:
         return None
     check_mask(mask, pictures, name)
-    mask = mask.float().reshape(-1, 1, *mask.shape[-2:])
+    mask = _whole_cells(mask.float().reshape(-1, 1, *mask.shape[-2:]), pictures.shape[-2:])
     return torch.nn.functional.interpolate(mask, size=pictures.shape[-2:], mode="bilinear").clamp(0, 1).cpu()
+
+
+def _whole_cells(mask: Tensor, cells: torch.Size) -> Tensor:
+    """The middle of a mask [..., h, w] of a picture that was encoded to so many (rows, columns) of cells, without what
+    was cropped."""
+    for cell in CELLS:
+        if [side // cell for side in mask.shape[-2:]] == list(cells):
+            top, left = ((side - cell * n) // 2 for side, n in zip(mask.shape[-2:], cells, strict=True))
+            return mask[..., top : top + cell * cells[0], left : left + cell * cells[1]]
+    return mask
 
 
 def check_mask(mask: Tensor, pictures: Tensor, name: str) -> None:

@@ -12,7 +12,7 @@ from ..host.denoiser import run
 from ..host.files import problem
 from ..host.prompts import ABSENT, check_negative, prompts_at
 from ..host.solver import denoiser_of, replay, solver_context
-from ..host.values import SEEDS
+from ..host.values import SEEDS, places_of
 from ..host.walk import Walk
 from ..types import category
 
@@ -42,11 +42,14 @@ def _edit_friendly_inputs() -> list:
     ]
 
 
-# What the node offers: name -> (its inputs, settings -> method).
+# What the node offers: name -> (its inputs, (settings, latent) -> method).
 METHODS = {
-    "edict": (_edict_inputs, lambda choice: Edict(choice["mixing"])),
-    "bdia": (_bdia_inputs, lambda choice: Bdia(choice["gamma"])),
-    "edit-friendly": (_edit_friendly_inputs, lambda choice: EditFriendly(choice["seed"], choice["eta"])),
+    "edict": (_edict_inputs, lambda choice, _: Edict(choice["mixing"])),
+    "bdia": (_bdia_inputs, lambda choice, _: Bdia(choice["gamma"])),
+    "edit-friendly": (
+        _edit_friendly_inputs,
+        lambda choice, latent: EditFriendly(choice["seed"], choice["eta"], places_of(latent)),
+    ),
 }
 
 
@@ -109,7 +112,7 @@ class MirrorExactInvert(io.ComfyNode):
         families.check_supported(model, samples)
         sigmas = families.noise_levels(model, scheduler, steps, denoise) if sigmas is None else sigmas.float().cpu()
         families.check_levels(model, sigmas)
-        chosen = METHODS[method["method"]][1](method)
+        chosen = METHODS[method["method"]][1](method, latent)
         prompts = prompts_at(cfg, positive, negative, len(samples))
 
         def algorithm(walk: Walk):

@@ -208,8 +208,8 @@ def test_several_edits_in_turn_are_one_edit_for_each_attribute(stage, cases):
     assert torch.equal(edit(stage, "ours-in-turn", cases).pictures, edit(stage, "ours", cases).pictures)
 
 
-def test_flowedit_and_infedit_are_the_published_walks(stage, cases, host):
-    """Against algorithm 1 of each, written out on the network's own predictions and the node's own noise."""
+def test_flowedit_and_infedit_take_as_many_passes_as_published(stage, cases, host):
+    """What they compute is held to algorithm 1 of each by tests/mirror_ops/test_golden.py."""
     from bench.edit_methods import METHODS
     from bench.edits_measure import alone
     for name, passes in (("flowedit", 4 * round(.66 * STEPS)), ("infedit", 3 * STEPS), ("ours", 3 * own_steps(host)),

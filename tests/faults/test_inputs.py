@@ -1,5 +1,5 @@
-"""Bad inputs of every node, made from its schema: each runs to a right result, or ends in one clear sentence before any
-pass through the network."""
+"""Bad inputs of every node, made from its schema: each runs to a finite result, or ends in one clear sentence before
+any pass through the network."""
 
 import random
 from collections import Counter

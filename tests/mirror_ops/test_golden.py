@@ -72,11 +72,11 @@ def noises(code, eta):
 
 
 def dpm_encoder():
-    return noises(dpm_encode(network, PICTURE, SIGMAS, SOURCE, 0.3, seeded(7)), 0.3)
+    return noises(dpm_encode(network, PICTURE, SIGMAS, SOURCE, 0.3, picture_generators(7, range(2))), 0.3)
 
 
 def edit_friendly():
-    return noises(edit_friendly_encode(network, PICTURE, SIGMAS, SOURCE, seeded(7)), 1.0)
+    return noises(edit_friendly_encode(network, PICTURE, SIGMAS, SOURCE, picture_generators(7, range(2))), 1.0)
 
 
 def shared():

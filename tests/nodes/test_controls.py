@@ -9,6 +9,7 @@ import torch
 from support.tiny import Scene, pictures, unet
 
 from harness.graph import node
+from harness.results import GraphFailed
 
 STEPS = 3
 CAT, DOG = "a photo of a cat sitting on a car", "a photo of a dog sitting on a car"
@@ -136,3 +137,69 @@ def test_a_pull_without_an_edit_to_spare_holds_the_picture(run_graph, name, nois
     run = run_graph(scene)
     bound = 1e-5 if name == "inversion guidance" else 0.05 if noise == "shared" else 1e-4
     assert (edited(run, made) - scene.picture(run)).abs().max() < bound
+
+
+class Picture(Scene):
+    """A picture and its edit by one node, under a control or not."""
+
+    def __init__(self, name: str, steps: int = 5):
+        super().__init__(self.watched, pictures, steps)
+        self.calls = []
+        kind, settings = CONTROLS[name]
+        extra = {"clip": self.clip} if "source_text" in settings else {}
+        self.target, self.controlled = self.text(DOG), self.add(kind, model=self.model, **settings, **extra)()
+
+    def watched(self):
+        """The model, which counts what is asked of it."""
+        model = unet()
+        model.model.diffusion_model.register_forward_pre_hook(lambda *_: self.calls.append(1))
+        return model
+
+    def edit(self, **changes):
+        how = {"model": self.controlled, "settings": "bold", "strength": 1.0, "seed": 3, "region": "everywhere"}
+        return self.add("MirrorEdit", **{**self.both, **how, **changes})
+
+    def cycle(self, **changes):
+        how = {"model": self.controlled, "encoder": "dpm-encoder", "encoder__seed": 3, "encoder__eta": 0.1,
+               "denoise": 1.0, "source_cfg": 1.0, "cfg": 3.0, "negative": self.empty}
+        return self.add("CycleDiffusionEdit", **{**self.both, **how, **changes})
+
+    @property
+    def both(self):
+        return {"source": self.source, "target": self.target, "latent": self.latent, **self.grid}
+
+
+@ALL
+def test_edit_picture_takes_it_and_polishes_without_it(run_graph, name):
+    """Polish begins at a step that the controls have long left behind."""
+    scene = Picture(name)
+    plain, made = scene.edit(model=scene.model), scene.edit()
+    polished = scene.edit(polish=0.6)
+    run = run_graph(scene)
+    assert (edited(run, made) - edited(run, plain)).abs().max() > 1e-4, "the control acts"
+    assert (edited(run, polished) - edited(run, made)).abs().max() > 1e-4
+    assert "passes" in run.outputs[polished.id][2].text
+
+
+@ALL
+def test_cyclediffusion_takes_it_and_refines_without_it(run_graph, name):
+    """In its own encoding, side by side: with the source's words there is nothing to edit, and the picture is back."""
+    scene = Picture(name)
+    plain, made, refined = scene.cycle(model=scene.model), scene.cycle(), scene.cycle(refine=3)
+    run = run_graph(scene)
+    assert (edited(run, made) - edited(run, plain)).abs().max() > 1e-4, "the control acts"
+    assert (edited(run, refined) - edited(run, made)).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("name", [name for name in CONTROLS if name != "proximal"])    # which reads no source
+def test_with_a_second_model_it_is_refused_before_the_first_walks(run_graph, name):
+    scene = Picture(name)
+    scene.edit(model=scene.model, edit_model=scene.controlled)
+    with pytest.raises(GraphFailed, match="with `edit_model` connected the picture is walked by itself"):
+        run_graph(scene)
+    assert not scene.calls
+    scene = Picture(name)
+    scene.cycle(model=scene.model, decoder=scene.controlled)
+    with pytest.raises(GraphFailed, match="with `decoder` connected the picture is walked by itself"):
+        run_graph(scene)
+    assert not scene.calls

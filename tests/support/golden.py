@@ -189,10 +189,10 @@ def stochastic() -> dict[str, Tensor]:
     (Huberman-Spiegelglas et al. 2024), and the edits by them."""
     found = {}
     for name, eta in (("dpm-encoder", 0.3), ("edit-friendly", 1.0)):
-        generator = torch.Generator().manual_seed(7)
+        generators = [torch.Generator().manual_seed(7 + b) for b in range(BATCH)]
 
-        def noise(generator=generator):
-            return torch.randn(PICTURE.shape, generator=generator).double()
+        def noise(generators=generators):
+            return torch.stack([torch.randn(PICTURE.shape[1:], generator=g) for g in generators]).double()
 
         a, n = alpha_bar(SIGMAS[0]), noise()
         z = edited = a.sqrt() * PICTURE + (1 - a).sqrt() * n

@@ -44,6 +44,16 @@ def pictures(batch: int = 2, height: int = 8, width: int = 6, *, seed: int = 1, 
     return torch.randn(batch, 4, height, width, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
+def generators(batch: int = 2, seed: int = 3) -> list[torch.Generator]:
+    """A generator for each picture, as nodes make them of a seed."""
+    return [torch.Generator().manual_seed(seed + place) for place in range(batch)]
+
+
+def normals(of: list[torch.Generator], *shape: int) -> Tensor:
+    """[B, *shape] the next unit noise of each."""
+    return torch.stack([torch.randn(shape, generator=generator) for generator in of]).double()
+
+
 def karras(steps: int, highest: float = 14.6, lowest: float = 0.03, dtype=torch.float64) -> Tensor:
     """[steps+1] falling levels, `highest` ... `lowest`, 0 (Karras et al. 2022, eq. 5, rho = 7)."""
     ramp = torch.linspace(0, 1, steps, dtype=dtype)

@@ -6,8 +6,9 @@ import torch
 from scipy.ndimage import convolve1d, gaussian_filter
 
 from mirror_ops.measure.image_grid import difference_heat, draw_sheet, outlined
-from mirror_ops.measure.metrics import psnr, ssim
+from mirror_ops.measure.metrics import psnr, relative_displacement, ssim
 from mirror_ops.measure.perceptual import clip_score, directional_similarity, prefers_target, structure_distance
+from mirror_ops.measure.report import change
 from mirror_ops.measure.within import (
     intersection_over_union,
     leak_within,
@@ -153,3 +154,13 @@ def test_region_iou_counts_cells():
     mask[..., 1:] = 1
     assert intersection_over_union(region, mask).item() == pytest.approx(4 / 16)
     assert intersection_over_union(torch.zeros_like(mask), torch.zeros_like(mask)).isnan()
+
+
+def test_the_change_of_an_edit_is_that_of_each_picture_and_finite():
+    near, flat = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0)), torch.ones(1, 4, 8, 8)
+    both = torch.cat([near, 100 * near])
+    moved = torch.cat([near, 0 * near])         # the first by its own size, the second not at all
+    wanted = 0.5 * np.sqrt(np.square(near.numpy()).mean()) / near.numpy().std(ddof=1)
+    assert change(both + moved, both) == pytest.approx(wanted, rel=1e-5)
+    assert 0 < change(flat + 1, flat) < 1e3
+    assert relative_displacement(flat, 0 * flat).isfinite().all()

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from support.toys import karras, mixture, one_by_one, pictures, scaled_linear_sigmas, told
+from support.toys import generators, karras, mixture, normals, one_by_one, pictures, scaled_linear_sigmas, told
 
 from mirror_ops.guidance.classifier_free import of_positive
 from mirror_ops.stochastic.dpm_encoder import cycle_diffusion, dpm_decode, dpm_encode, posterior
@@ -13,10 +13,6 @@ from mirror_ops.walks.schedules import paper_grid
 
 FACTS = {"encoder": "dpm-encoder", "seed": 3, "eta": 0.5, "cfg": 1.0, "flow": False, "sigma_max": 14.6,
          "network": "float64", "latent_format": "SD15"}
-
-
-def seeded(seed=3):
-    return torch.Generator().manual_seed(seed)
 
 
 @pytest.mark.parametrize("path", [posterior, independent])
@@ -31,7 +27,7 @@ def test_round_trips_in_float64_on_every_schedule_of_the_host(host, path, eta):
     denoise, x = of_positive(mixture(), 5.0, negative=-0.4), pictures(1)
     for name, sigmas in grids.items():
         sigmas = sigmas.double()
-        code = dpm_encode(denoise, x, sigmas, 0.1, eta, seeded(), path=path)
+        code = dpm_encode(denoise, x, sigmas, 0.1, eta, generators(len(x)), path=path)
         back = dpm_decode(denoise, code.latents[0], code.noises, sigmas, 0.1, eta)
         assert (back - x).abs().max() < 1e-10, name
         without = dpm_decode(denoise, code.latents[0], [*code.noises[:-1], 0 * x], sigmas, 0.1, eta)
@@ -47,10 +43,10 @@ def test_the_whole_loop_is_the_published_one(eta):
     sigmas = paper_grid(scaled_linear_sigmas(), 99)[29:]  # 99 steps, of which the first 29 are skipped
     assert len(sigmas) == 71
     denoise, x0, alpha = mixture(), pictures(1), 1 / (1 + sigmas**2)
-    cfg, source, target, nothing, generator = 3.0, 0.1, 0.8, -0.4, seeded()
+    cfg, source, target, nothing, generator = 3.0, 0.1, 0.8, -0.4, generators(len(x0))
 
     def normal():
-        return torch.randn(x0.shape, generator=generator).double()
+        return normals(generator, *x0.shape[1:])
 
     def predicted(x, i, text):
         clean = denoise(x / alpha[i].sqrt(), sigmas[i], text)
@@ -79,32 +75,33 @@ def test_the_whole_loop_is_the_published_one(eta):
         e = e + cfg * (predicted(x, i, target) - e)
         x = mean_of(x, e, a, b, spread(a, b)) + spread(a, b) * z
     decoder = of_positive(denoise, cfg, nothing)
-    ours = cycle_diffusion(one_by_one(told(denoise, source), told(decoder, target)), x0, sigmas, eta, seeded())
+    both = one_by_one(told(denoise, source), told(decoder, target))
+    ours = cycle_diffusion(both, x0, sigmas, eta, generators(len(x0)))
     assert (ours - x / alpha[-1].sqrt()).abs().max() < 1e-9 and (ours - x0).abs().mean() > 0.05
 
 
 def test_the_interleaved_form_serves_both_paths():
     encoder, decoder, x, sigmas = mixture(), of_positive(mixture(), 3.0, -0.4), pictures(), karras(12)
     for path in (posterior, independent):
-        code = dpm_encode(encoder, x, sigmas, 0.1, 0.7, seeded(), path=path)
+        code = dpm_encode(encoder, x, sigmas, 0.1, 0.7, generators(len(x)), path=path)
         apart = dpm_decode(decoder, code.latents[0], code.noises, sigmas, 0.6, 0.7)
         both = one_by_one(told(encoder, 0.1), told(decoder, 0.6))
-        assert torch.equal(apart, cycle_diffusion(both, x, sigmas, 0.7, seeded(), path=path))
+        assert torch.equal(apart, cycle_diffusion(both, x, sigmas, 0.7, generators(len(x)), path=path))
 
 
 def test_sdedit_from_the_top_is_sampling_and_lower_keeps_more():
     """From the highest level nothing of the picture is left: what is drawn has the data's mean, not the picture's."""
     x, sigmas = torch.full((1, 4, 32, 32), 3.0, dtype=torch.float64), karras(30, highest=80.0)
     means = torch.randn(3, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    drawn = sdedit(mixture(), x, sigmas, 0.0, seeded())
+    drawn = sdedit(mixture(), x, sigmas, 0.0, generators(len(x)))
     assert (drawn.mean(dim=(0, 2, 3)) - means.mean(dim=0)).abs().max() < 0.15
-    moved = [(sdedit(mixture(), x, sigmas[-n:], 0.0, seeded()) - x).abs().mean() for n in (3, 12, 25)]
+    moved = [(sdedit(mixture(), x, sigmas[-n:], 0.0, generators(len(x))) - x).abs().mean() for n in (3, 12, 25)]
     assert 0 < moved[0] < moved[1] < moved[2]
 
 
 def test_a_code_survives_its_file_and_can_be_cut(tmp_path):
     x, sigmas = pictures(), karras(6)
-    made = dpm_encode(mixture(), x, sigmas, 0.1, 0.5, seeded())
+    made = dpm_encode(mixture(), x, sigmas, 0.1, 0.5, generators(len(x)))
     code = NoiseCode(sigmas, *made, FACTS)
     save_code(code, tmp_path / "code.safetensors")
     read = load_code(tmp_path / "code.safetensors")

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from support.toys import flow_grid, karras, mixture, one_by_one, pictures, told
+from support.toys import flow_grid, generators, karras, mixture, normals, one_by_one, pictures, told
 
 from mirror_ops.guidance.classifier_free import of_positive
 from mirror_ops.stochastic.dpm_encoder import (
@@ -11,10 +11,6 @@ from mirror_ops.stochastic.dpm_encoder import (
     dpm_encode,
 )
 from mirror_ops.walks.ddim import euler
-
-
-def seeded(seed=3):
-    return torch.Generator().manual_seed(seed)
 
 
 def setting(flow=False, dtype=torch.float64, scale=1.0, steps=30, last=0.0):
@@ -29,7 +25,7 @@ def setting(flow=False, dtype=torch.float64, scale=1.0, steps=30, last=0.0):
 @pytest.mark.parametrize("dtype, exact", [(torch.float64, 1e-12), (torch.float32, 1e-5)])
 def test_decoding_undoes_encoding(flow, last, eta, dtype, exact):
     denoise, sigmas, x = setting(flow, dtype, 7.5, last=last)
-    code = dpm_encode(denoise, x, sigmas, 0.1, eta, seeded(), flow)
+    code = dpm_encode(denoise, x, sigmas, 0.1, eta, generators(len(x)), flow)
     assert code.latents.shape == (31, *x.shape) and code.noises.shape == (30, *x.shape)
     assert torch.isfinite(code.noises).all()
     back = dpm_decode(denoise, code.latents[0], code.noises, sigmas, 0.1, eta, flow)
@@ -41,7 +37,7 @@ def test_decoding_undoes_encoding(flow, last, eta, dtype, exact):
 @pytest.mark.parametrize("flow", [False, True])
 def test_without_the_last_noise_the_picture_is_missed(flow):
     denoise, sigmas, x = setting(flow)
-    code = dpm_encode(denoise, x, sigmas, 0.1, 1.0, seeded(), flow)
+    code = dpm_encode(denoise, x, sigmas, 0.1, 1.0, generators(len(x)), flow)
     noises = torch.cat([code.noises[:-1], torch.zeros_like(code.noises[:1])])
     back = dpm_decode(denoise, code.latents[0], noises, sigmas, 0.1, 1.0, flow)
     assert (back - x).abs().max() > 1e-3
@@ -52,13 +48,13 @@ def test_without_the_last_noise_the_picture_is_missed(flow):
 def test_noises_are_those_of_the_variance_preserving_code():
     """z = (x_p - mu) / s on VP latents: mu, s of the DDIM sampler, the path from the DDIM posterior, x_p = x0 last."""
     denoise, sigmas, x0 = setting(last=0.02, steps=12)
-    alpha, eta, generator = 1 / (1 + sigmas**2), 0.6, seeded()
+    alpha, eta, generator = 1 / (1 + sigmas**2), 0.6, generators(len(x0))
 
     def normal():
-        return torch.randn(x0.shape, generator=generator).double()
+        return normals(generator, *x0.shape[1:])
 
     x = alpha[0].sqrt() * x0 + (1 - alpha[0]).sqrt() * normal()
-    code = dpm_encode(denoise, x0, sigmas, 0.1, eta, seeded())
+    code = dpm_encode(denoise, x0, sigmas, 0.1, eta, generators(len(x0)))
     for i in range(12):
         a, b = alpha[i], alpha[i + 1]
         s = eta * ((1 - b) / (1 - a)).sqrt() * (1 - a / b).sqrt()
@@ -111,7 +107,7 @@ def test_drawing_the_noises_samples_the_data():
     """Ancestral sampling with fresh noise must give the toy's own distribution, for flow grids from 1 on as well."""
     for flow in (False, True):
         denoise, sigmas, _ = setting(flow, steps=60)
-        generator, shape = seeded(), (1, 4, 64, 64)
+        generator, shape = torch.Generator().manual_seed(3), (1, 4, 64, 64)
         start = sigmas[0] * torch.randn(shape, generator=generator).double()
         noises = torch.randn(60, *shape, generator=generator).double()
         noises[-1] = 0
@@ -126,17 +122,18 @@ def test_drawing_the_noises_samples_the_data():
 def test_interleaved_walk_is_encoding_then_decoding(flow):
     encoder, sigmas, x = setting(flow)
     decoder = of_positive(mixture(flow=flow), 3.0, negative=-0.4)
-    code = dpm_encode(encoder, x, sigmas, 0.1, 0.4, seeded(), flow)
+    code = dpm_encode(encoder, x, sigmas, 0.1, 0.4, generators(len(x)), flow)
     apart = dpm_decode(decoder, code.latents[0], code.noises, sigmas, 0.7, 0.4, flow)
-    together = cycle_diffusion(one_by_one(told(encoder, 0.1), told(decoder, 0.7)), x, sigmas, 0.4, seeded(), flow)
+    edit, same = (one_by_one(told(encoder, 0.1), told(*other)) for other in ((decoder, 0.7), (encoder, 0.1)))
+    together = cycle_diffusion(edit, x, sigmas, 0.4, generators(len(x)), flow)
     assert torch.equal(apart, together) and (together - x).abs().mean() > 0.05
-    unedited = cycle_diffusion(one_by_one(told(encoder, 0.1), told(encoder, 0.1)), x, sigmas, 0.4, seeded(), flow)
+    unedited = cycle_diffusion(same, x, sigmas, 0.4, generators(len(x)), flow)
     assert (unedited - x).abs().max() < 1e-12
 
 
 def test_the_seed_decides():
     denoise, sigmas, x = setting()
-    first, again, other = (dpm_encode(denoise, x, sigmas, 0.1, 1.0, seeded(k)).noises for k in (1, 1, 2))
+    first, again, other = (dpm_encode(denoise, x, sigmas, 0.1, 1.0, generators(len(x), k)).noises for k in (1, 1, 2))
     assert torch.equal(first, again) and not torch.equal(first, other)
 
 
@@ -144,8 +141,17 @@ def test_refuses_what_holds_no_picture():
     denoise, sigmas, x = setting()
     for eta in (0.0, 1.5):
         with pytest.raises(ValueError, match="eta must"):
-            dpm_encode(denoise, x, sigmas, 0.1, eta, seeded())
+            dpm_encode(denoise, x, sigmas, 0.1, eta, generators(len(x)))
     with pytest.raises(ValueError, match="between 0 and 1"):
-        dpm_encode(denoise, x, sigmas, 0.1, 1.0, seeded(), flow=True)
+        dpm_encode(denoise, x, sigmas, 0.1, 1.0, generators(len(x)), flow=True)
     with pytest.raises(ValueError):
         dpm_decode(denoise, x, [x], sigmas, 0.1, 1.0)
+
+
+def test_a_picture_has_the_same_noises_in_any_batch():
+    denoise, sigmas, x = setting()
+    both = dpm_encode(denoise, x, sigmas, 0.1, 0.5, generators(2, seed=5))
+    second = dpm_encode(denoise, x[1:], sigmas, 0.1, 0.5, generators(1, seed=6))
+    assert torch.equal(both.noises[:, 1:], second.noises) and torch.equal(both.latents[:, 1:], second.latents)
+    with pytest.raises(ValueError):
+        dpm_encode(denoise, x, sigmas, 0.1, 0.5, generators(1))

@@ -19,6 +19,6 @@ def test_a_picture_has_its_own_noise_whatever_it_is_batched_with():
 
 
 def test_noise_is_drawn_in_single_precision_whatever_it_is_added_to():
-    half, single, double = (draw(torch.zeros(8, dtype=dtype), seeded(3)) for dtype in (
+    half, single, double = (draw(torch.zeros(1, 8, dtype=dtype), [seeded(3)]) for dtype in (
         torch.float16, torch.float32, torch.float64))
     assert double.dtype == torch.float64 and torch.equal(double.float(), single) and torch.equal(single.half(), half)

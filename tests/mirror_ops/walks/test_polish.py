@@ -14,6 +14,16 @@ def setting(flow=False):
 
 
 @pytest.mark.parametrize("flow", [False, True])
+def test_no_noise_is_left_where_the_grid_ends_above_0(flow):
+    branch, picture, noise, sigmas = setting(flow)
+    region = torch.zeros(2, 1, 6, 6, dtype=torch.float64)
+    region[..., :3] = 1
+    made = polished(branch, picture + 0.5, picture, region, noise, sigmas[:-1], flow)
+    assert torch.equal(made[..., 3:], picture[..., 3:])
+    assert (made - polished(branch, picture + 0.5, picture, region, noise, sigmas, flow)).abs().max() < 0.1
+
+
+@pytest.mark.parametrize("flow", [False, True])
 def test_it_is_the_stock_walk_inside_and_the_picture_outside(flow):
     branch, picture, noise, sigmas = setting(flow)
     edited = picture + 0.5

@@ -290,3 +290,18 @@ def test_both_sides_share_one_call_of_the_network_a_step(run_graph):
     both = run_graph(scene)
     assert calls[3:].count(1) == 3 and calls[3:].count(2) == 3
     assert apart(samples(both, two), samples(run, one)) < 1e-4
+
+
+@pytest.mark.parametrize("refine", [0, 2])
+def test_a_picture_is_edited_alike_in_any_batch(run_graph, refine):
+    """The second of a batch has its own seed, and keeps it when it is taken out."""
+    pair = pictures(2)
+    alone = {"samples": pair["samples"][1:], "batch_index": [1]}
+
+    def edited(latent):
+        scene = Scene(latent=lambda: latent, steps=4)
+        made = edit(scene, scene.text("a red dog"), refine=refine)
+        return samples(run_graph(scene), made)
+
+    together, by_itself, another = edited(pair)[1:], edited(alone), edited({**alone, "batch_index": [0]})
+    assert apart(together, by_itself) < 1e-4 < apart(together, another)

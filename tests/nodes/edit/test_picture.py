@@ -14,7 +14,7 @@ KINDS = {"eps": (tiny.unet, tiny.pictures), "v": (lambda: tiny.unet(v_prediction
 def edit(g: Scene, **changes):
     target = changes.pop("target", None) or g.text("a photo of a dog sitting on a car")
     inputs = {"model": g.model, "source": g.source, "target": target, "latent": g.latent, "settings": "balanced",
-              "strength": 1.0, "seed": 3, "region": "everywhere", **g.grid}
+              "strength": 1.0, "seed": 3, "region": "everywhere", "polish": 0.0, **g.grid}
     return g.add("MirrorEdit", **{**inputs, **changes})
 
 
@@ -25,7 +25,8 @@ def results(run_graph, g: Scene, made):
 
 
 def custom(**changes):
-    given = {"cfg": 2.5, "cfg_until": .3, "cfg_after": 1.5, "source_cfg": 1.0, "draws": 1, "jump": False, **changes}
+    given = {"cfg": 2.5, "cfg_until": .3, "cfg_after": 1.5, "source_cfg": 1.0, "draws": 1, "jump": False,
+             "coarse": False, "antithetic": False, **changes}
     return {"settings": "custom", **{f"settings__{name}": value for name, value in given.items()}}
 
 
@@ -283,3 +284,31 @@ def test_the_demo_model_says_that_it_knows_no_photos(run_graph):
                           seed=0, region="auto")}
     with pytest.raises(GraphFailed, match="only knows cartoon animals of 128 x 128; the picture is 512 x 384"):
         run_graph(graph)
+
+
+def test_the_report_counts_passes_back_through_the_network(run_graph):
+    g = Scene()
+    model = g.add("MirrorCrossAttentionGuidance", model=g.model, amount=5.0)()
+    report = results(run_graph, g, edit(g, model=model))[2]
+    assert "passes: 25, 5 of them backward in 5 steps" in report
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_a_picture_of_one_colour_has_a_report_and_a_curve(run_graph, value):
+    g = Scene(latent=lambda: {"samples": torch.full((2, 4, 8, 8), value)})
+    made = edit(g)
+    g.add("MirrorReport", report=made(2))
+    run = run_graph(g)
+    assert "inf" not in run.outputs[made.id][2].text and "nan" not in run.outputs[made.id][2].text
+
+
+def test_nothing_at_strength_0_is_said_to_come_from_that(run_graph):
+    g = Scene()
+    assert "region empty: strength is 0" in results(run_graph, g, edit(g, strength=0.0, region="auto"))[2]
+
+
+def test_the_bar_is_full_when_polish_is_done_and_not_before(run_graph, host):
+    g = Scene()
+    edit(g, polish=0.4)
+    seen = [event["value"] / event["max"] for event in host.run_graph(g).named("progress")]
+    assert seen[-1] == 1 and seen[-2] < 1 and seen == sorted(seen)

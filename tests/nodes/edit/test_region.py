@@ -83,3 +83,31 @@ def test_what_does_not_fit_is_refused_in_words(run_graph, changes, says):
     g.add("MirrorPaste", **images(g, **{"original": picture(), "edited": picture(), **changes}), widen=3, soften=2)
     with pytest.raises(GraphFailed, match=says):
         run_graph(g)
+
+
+def test_several_originals_or_regions_and_one_edit(run_graph):
+    edit, masks = changed(picture()), torch.zeros(3, 64, 80)
+    masks[1, 20:40, 24:56] = 1
+    for originals in (picture(), torch.cat([picture(seed=k) for k in range(3)])):
+        g = Graph()
+        links = images(g, original=originals, edited=edit)
+        regions = g.add(give(lambda: masks, "MASK"))()
+        made = g.add("MirrorPaste", **links, region=regions, widen=0, soften=0)
+        whole, region = run_graph(g).outputs[made.id]
+        assert whole.shape == (3, 64, 80, 3) and torch.equal(region, masks)
+        assert torch.equal(whole[0], originals[0]) and torch.equal(whole[1, 20:40, 24:56], edit[0, 20:40, 24:56])
+    g = Graph()
+    made = g.add("MirrorPaste", **images(g, original=torch.cat([picture(seed=k) for k in range(3)]), edited=edit),
+                 widen=0, soften=0)
+    whole, region = run_graph(g).outputs[made.id]
+    assert len(whole) == len(region) == 3
+
+
+def test_a_mask_of_the_original_is_cropped_as_the_picture_is(run_graph):
+    """67 x 85 are 64 x 80 to the autoencoder, from row 1 and column 2 on."""
+    mask = torch.zeros(1, 67, 85)
+    mask[:, 17:33, 18:50] = 1
+    g = Graph()
+    made = g.add("MirrorPaste", **images(g, original=picture(67, 85), edited=changed(picture(64, 80))),
+                 region=g.add(give(lambda: mask, "MASK"))(), widen=0, soften=0)
+    assert torch.equal(run_graph(g).outputs[made.id][1], mask)

@@ -206,9 +206,9 @@ def test_shared_noise_in_mirror_sample_is_edit_picture(run_graph):
     made = [scene.sample(mirror, positive=target, **how) for mirror in mirrors]
     alone = scene.add(
         "MirrorEdit", model=scene.model, source=scene.source, target=target, latent=scene.latent, strength=1.0, seed=7,
-        region="auto", settings="custom", settings__cfg=2.5, settings__cfg_until=0.5, settings__cfg_after=1.5,
-        settings__coarse=True, settings__antithetic=True, settings__source_cfg=1.0, settings__draws=1,
-        settings__jump=False, **scene.grid)
+        region="auto", polish=0.0, settings="custom", settings__cfg=2.5, settings__cfg_until=0.5,
+        settings__cfg_after=1.5, settings__coarse=True, settings__antithetic=True, settings__source_cfg=1.0,
+        settings__draws=1, settings__jump=False, **scene.grid)
     run = run_graph(scene)
     expected = samples(run, alone)
     for m in made:

@@ -276,3 +276,14 @@ def test_every_seed_is_as_wide_as_that_of_the_stock_nodes(host, run_graph):
     run = run_graph(scene)
     assert not torch.equal(samples(run, one), samples(run, other))
     assert torch.isfinite(samples(run, exact_)).all() and torch.isfinite(samples(run, again)).all()
+
+
+def test_a_mask_loses_what_the_autoencoder_crops(host):
+    mask_at = host.pack_module("nodes.host.values").mask_at
+    mask = torch.zeros(1, 71, 83)
+    mask[:, 3 + 16 : 3 + 32, 1 + 8 : 1 + 24] = 1        # of 71 x 83 pixels 64 x 80 are taken, from row 3 and column 1
+    found = mask_at(mask, torch.zeros(1, 4, 8, 10), "`mask`")
+    cells = torch.zeros(1, 1, 8, 10)
+    cells[..., 2:4, 1:3] = 1
+    assert torch.equal(found, cells)
+    assert torch.equal(mask_at(torch.ones(1, 100, 100), torch.zeros(1, 4, 8, 10), "`mask`"), torch.ones(1, 1, 8, 10))

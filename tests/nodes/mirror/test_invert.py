@@ -167,13 +167,15 @@ def test_exact_keeps_the_recording_and_a_mask_confines_the_edit(run_graph):
     given = scene.sample(mirror, strength=0.0, cfg=1.0, exact="source and edit")
     half = scene.add(node(lambda: masked()["noise_mask"], ("MASK",)))
     confined = scene.sample(mirror, positive=target, mask=half())
-    recorded = scene.sample(scene.invert(Scene.NONE, latent=scene.add(give(masked, "LATENT"))()), positive=target)
+    of_half = scene.invert(Scene.NONE, latent=scene.add(give(masked, "LATENT"))())
+    recorded = scene.sample(of_half, positive=target)
+    within = scene.sample(of_half, positive=target, mask=scene.add(give(lambda: torch.ones(1, 64, 64), "MASK"))())
     run = run_graph(scene)
     picture = pictures()["samples"]
     assert far(samples(run, exact, 1), picture) < 1e-5
     assert far(samples(run, given), picture) < 1e-4
     assert far(samples(run, mirror, 4), picture) > AWAY
-    for made in (confined, recorded):
+    for made in (confined, recorded, within):
         assert far(samples(run, made)[..., 4:], picture[..., 4:]) < 1e-4
         assert far(samples(run, made)[..., :4], picture[..., :4]) > AWAY
 
