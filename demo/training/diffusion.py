@@ -16,7 +16,7 @@ import torch
 
 from ..model import CONTEXT, HEADS, TOKENIZER, UNET, TextModel, text_config, vocabulary_size
 from ..scene import ATTRIBUTES, Scene, caption, random_caption, scene
-from .data import pictures
+from .data import PICTURES, pictures
 from .loop import bfloat16, fit, parallel
 from .tokenizer import Encoder, fillers
 from .vae import build as build_vae
@@ -45,7 +45,7 @@ class Phase:
 
 PHASES = (Phase("diffusion", 4600, 1e-3, .9993, full=0., reading=0., composition=0., seed=0),
           Phase("binding", 1700, 1e-3, .998, full=.7, reading=.1, composition=.5, seed=1),
-          Phase("marks", 4600, 8e-4, .999, full=.7, reading=0., composition=.5, seed=2))
+          Phase("marks", 9600, 8e-4, .999, full=.7, reading=0., composition=.5, seed=3))
 
 
 @cache
@@ -65,24 +65,24 @@ def train(folder: Path, out: Path, vae: Path, workers: int, scenes: int, steps: 
     parallel(_task, workers, folder, out, scenes, steps, start)
 
 
-def latents(folder: Path, vae: Path, workers: int, scenes: int) -> np.ndarray:
+def latents(folder: Path, vae: Path, workers: int, scenes: int, kind: str = PICTURES) -> np.ndarray:
     """Latent means of all scenes, as drawn and mirrored left to right (no caption speaks of sides), encoded once;
     float16 [scenes, 2, C, h, w]."""
-    path = folder / f"latents-{scenes}.npy"
+    path = folder / f"latents-{kind}-{scenes}.npy"
     if not path.exists():
-        side = pictures(folder, scenes).shape[1] // 8
+        side = pictures(folder, scenes, kind=kind).shape[1] // 8
         part = path.with_suffix(".part.npy")
         np.lib.format.open_memmap(part, "w+", np.float16, (scenes, 2, UNET["in_channels"], side, side)).flush()
-        parallel(_encode, workers, folder, part, vae, scenes)
+        parallel(_encode, workers, folder, part, vae, scenes, kind)
         part.replace(path)
     return np.load(path, mmap_mode="r")
 
 
-def _encode(rank, workers, folder, part, vae, scenes):
+def _encode(rank, workers, folder, part, vae, scenes, kind):
     model = build_vae()
     model.load_state_dict(torch.load(vae, weights_only=True))
     model.eval()
-    array, data = np.load(part, mmap_mode="r+"), pictures(folder, scenes)
+    array, data = np.load(part, mmap_mode="r+"), pictures(folder, scenes, kind=kind)
     for i in range(rank * ENCODED, scenes, workers * ENCODED):
         x = to_tensor(data[i:i + ENCODED])
         for mirrored in (0, 1):
