@@ -31,7 +31,7 @@ from torch import Generator, Tensor
 from ..guidance.classifier_free import Denoiser
 from ..walks.ddim import moves
 from ..walks.noise import draw, noised, signal
-from ..walks.sample import Pair
+from ..walks.sample import PredictBoth
 from ..walks.schedules import check_grid
 
 Propose = Callable[[int, Tensor], Tensor]  # (i, x_i) -> x_{i+1}, the last one being the picture
@@ -108,7 +108,7 @@ def dpm_decode(
 
 
 def cycle_diffusion(
-    predict: Pair,
+    predict: PredictBoth,
     picture: Tensor,
     sigmas: Tensor,
     eta: float,

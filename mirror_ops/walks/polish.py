@@ -11,20 +11,20 @@ from torch import Tensor
 
 from .ddim import euler, moves
 from .noise import noised
-from .sample import Branch
+from .sample import Predict
 
 
 def polished(
-    branch: Branch, edited: Tensor, picture: Tensor, region: Tensor, noise: Tensor, sigmas: Tensor, flow: bool = False
+    predict: Predict, edited: Tensor, picture: Tensor, region: Tensor, noise: Tensor, sigmas: Tensor, flow: bool = False
 ) -> Tensor:
     """[B, C, H, W] the edit, noised to sigmas[0] and walked down again, `picture` where the region [B, 1, H, W] is 0.
 
-    `edited`, `picture` and the unit `noise` are [B, C, H, W], clean latents; `branch` answers for the edited prompt.
+    `edited`, `picture` and the unit `noise` are [B, C, H, W], clean latents; `predict` answers for the edited prompt.
     The last step goes on to 0 where `sigmas` [N+1] end above it, so that no noise is left.
     """
     sigmas = torch.cat([sigmas[:-1], torch.zeros_like(sigmas[-1:])])
     x = noised(edited, noise, sigmas[0], flow)
     for i, sigma, sigma_next in moves(sigmas):
-        x, around = euler(x, branch(x, sigma, i), sigma, sigma_next), noised(picture, noise, sigma_next, flow)
+        x, around = euler(x, predict(x, sigma, i), sigma, sigma_next), noised(picture, noise, sigma_next, flow)
         x = around + region * (x - around)
     return x

@@ -1,7 +1,7 @@
 """Sampling: the plain walk, and the two-branch walk that edits.
 
-A branch is `branch(x, sigma, i) -> denoised`: a denoiser that already knows the prompts and guidance of step i. A pair
-answers for two branches at once, each at its own latent, which may take one call of the network.
+A branch of a walk is predicted by `predict(x, sigma, i) -> denoised`, a denoiser that already knows the prompts and
+guidance of step i. `PredictBoth` answers for two branches, each at its own latent, which may take one network call.
 """
 
 from collections.abc import Callable
@@ -11,18 +11,18 @@ from torch import Tensor
 
 from .ddim import euler, implied_denoised, moves
 
-Branch = Callable[[Tensor, Tensor, int], Tensor]
-Pair = Callable[[Tensor, Tensor, Tensor, int], tuple[Tensor, Tensor]]
+Predict = Callable[[Tensor, Tensor, int], Tensor]
+PredictBoth = Callable[[Tensor, Tensor, Tensor, int], tuple[Tensor, Tensor]]
 Region = Callable[[int, Tensor], Tensor]
 
 
 def sample(
-    branch: Branch, sigmas: Tensor, x: Tensor, on_step: Callable[[int, Tensor], None] | None = None
+    predict: Predict, sigmas: Tensor, x: Tensor, on_step: Callable[[int, Tensor], None] | None = None
 ) -> Tensor:
     """The trajectory [T+1, B, C, H, W] of Euler's walk from x at sigmas[0]. DDIM with eta 0."""
     walk = [x]
     for i, sigma, sigma_next in moves(sigmas):
-        x = euler(x, branch(x, sigma, i), sigma, sigma_next)
+        x = euler(x, predict(x, sigma, i), sigma, sigma_next)
         walk.append(x)
         if on_step is not None:
             on_step(i, x)
@@ -30,8 +30,8 @@ def sample(
 
 
 def mirror_sample(
-    source: Branch,
-    edit: Branch,
+    source: Predict,
+    edit: Predict,
     sigmas: Tensor,
     latents: Tensor,
     *,

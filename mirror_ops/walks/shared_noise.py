@@ -15,7 +15,7 @@ from torch import Generator, Tensor
 from ..regions.finders import softened
 from .ddim import moves, to_d
 from .noise import noise_of, noised, signal
-from .sample import Pair
+from .sample import PredictBoth
 
 Keep = Callable[[int, Tensor], Tensor]
 HIDES = 4.5  # the level at which noise, averaged over the cells below, is as large as the picture's own contrast
@@ -23,7 +23,7 @@ COARSE = 2  # cells: the mean of 5 x 5
 
 
 def shared_noise(
-    predict: Pair,
+    predict: PredictBoth,
     picture: Tensor,
     sigmas: Tensor,
     generators: Sequence[Generator],

@@ -11,7 +11,7 @@ from ...mirror_ops.regions.found import late_region, latent_region
 from ...mirror_ops.walks.edit_schedule import guidance
 from ...mirror_ops.walks.noise import noise_of, picture_generators
 from ...mirror_ops.walks.polish import polished
-from ...mirror_ops.walks.sample import Pair
+from ...mirror_ops.walks.sample import PredictBoth
 from ...mirror_ops.walks.shared_noise import coarse, shared_noise
 from ...mirror_ops.walks.trajectory import cpu
 from ..host.attach import SHARED_NOISE
@@ -61,7 +61,7 @@ class Plan(NamedTuple):
         """T, the moves from the first level to the last."""
         return len(self.sigmas) - 1
 
-    def walk(self, predict: Pair, picture: Tensor, **more) -> Tensor:
+    def walk(self, predict: PredictBoth, picture: Tensor, **more) -> Tensor:
         """The edited picture [B, C, H, W], by the predictions of both sides."""
         return shared_noise(
             predict, picture, self.sigmas.to(picture), picture_generators(self.seed, self.places), flow=self.flow,
@@ -135,7 +135,9 @@ def _against(walk: Walk) -> list:
     return (walk.prompts.get("negative") or walk.prompts["source"]).entries
 
 
-def _edited(walk: Walk, samples: Tensor, predict: Pair, plan: Plan) -> tuple[Tensor, Tensor, Tensor, list[float]]:
+def _edited(
+    walk: Walk, samples: Tensor, predict: PredictBoth, plan: Plan
+) -> tuple[Tensor, Tensor, Tensor, list[float]]:
     """(picture, edited, region, change after each step)."""
     picture, changes = walk.latent_in(samples), []
     allowed, found = None if plan.allowed is None else plan.allowed.to(picture), late_region(picture, plan.steps)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ...mirror_ops.guidance.classifier_free import Denoiser
 from ...mirror_ops.inversion.solvers import SolverContext
-from ...mirror_ops.walks.sample import Pair
+from ...mirror_ops.walks.sample import PredictBoth
 from .branches import Branch
 from .families import input_scale, is_flow
 from .walk import Asked, Walk
@@ -38,7 +38,7 @@ def denoiser_of(
     return predict
 
 
-def pair_of(walk: Walk, source_cfg: float, cfg: float, network: torch.dtype) -> Pair:
+def pair_of(walk: Walk, source_cfg: float, cfg: float, network: torch.dtype) -> PredictBoth:
     """Both predictions of CycleDiffusion, from and to a float64 state on the CPU: of the prompt `source` at x, and of
     `target` at y; `negative`, if the walk has one, serves both. The network is called in the dtype `network`."""
     source, target = (walk.prompts[name].entries for name in ("source", "target"))

@@ -97,13 +97,18 @@ class Around(Scene):
                     inputs |= self._value(name, key, entry)
         return inputs
 
-    def _value(self, name: str, key: str, entry) -> dict:
+    def chosen(self, name: str, described: dict, key: str, which: int) -> dict:
+        """The inputs of a dynamic choice with which the node runs, for its option `which`."""
+        both = {**described["input"].get("required", {}), **described["input"].get("optional", {})}
+        return self._value(name, key, both[key], which)
+
+    def _value(self, name: str, key: str, entry, which: int = 0) -> dict:
         kind, options = entry[0], entry[1] if len(entry) > 1 else {}
         if kind == "COMFY_DYNAMICCOMBO_V3":
-            first = options["options"][0]
-            parts = first["inputs"].get("required", {})
+            option = options["options"][which]
+            parts = option["inputs"].get("required", {})
             nested = [self._value(name, inner, part) for inner, part in parts.items()]
-            return {key: first["key"], **{f"{key}.{k}": v for part in nested for k, v in part.items()}}
+            return {key: option["key"], **{f"{key}.{k}": v for part in nested for k, v in part.items()}}
         if kind == "COMFY_AUTOGROW_V3":
             return {f"{key}.image0": self.links["IMAGE"]}
         if kind in self.links:

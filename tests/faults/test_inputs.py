@@ -20,36 +20,38 @@ SEED, PAIRS = 12, 14
 
 
 def inputs_of(described: dict):
-    """(name, type, options, whether it can be left out) of each input, those of dynamic choices too."""
+    """(name, type, options, whether it can be left out, the dynamic choice that it belongs to) of each input. A choice
+    is (its name, the number of its option), and None for the first, which is there already."""
     for needed in ("required", "optional"):
         for key, entry in described["input"].get(needed, {}).items():
             kind, options = entry[0], entry[1] if len(entry) > 1 else {}
             if kind == "COMFY_DYNAMICCOMBO_V3":
-                yield key, "COMBO", {}, False
-                first = options["options"][0]["inputs"].get("required", {})
-                yield from ((f"{key}.{inner}", part[0], part[1] if len(part) > 1 else {}, False)
-                            for inner, part in first.items())
+                yield key, "COMBO", {}, False, None
+                for which, option in enumerate(options["options"]):
+                    yield from ((f"{key}.{inner}", part[0], part[1] if len(part) > 1 else {}, False,
+                                 (key, which) if which else None)
+                                for inner, part in option["inputs"].get("required", {}).items())
             elif kind == "COMFY_AUTOGROW_V3":
-                yield f"{key}.image0", "IMAGE", {}, False
+                yield f"{key}.image0", "IMAGE", {}, False, None
             else:
-                yield key, "COMBO" if isinstance(kind, list) else kind, options, needed == "optional"
+                yield key, "COMBO" if isinstance(kind, list) else kind, options, needed == "optional", None
 
 
 def faults(described: dict) -> list[tuple]:
-    """(input, what is done to it, value or name) of every single fault."""
+    """(input, what is done to it, value or name, the choice that it belongs to) of every single fault."""
     found = []
-    for key, kind, options, optional in inputs_of(described):
+    for key, kind, options, optional, choice in inputs_of(described):
+        faulty = []
         if kind in ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"):
-            found += [(key, "widget", value) 
-                      for value in bad_values.by_widget(kind, options, key.rpartition(".")[2] in SMALL)]
+            faulty += [("widget", value)
+                       for value in bad_values.by_widget(kind, options, key.rpartition(".")[2] in SMALL)]
             if kind in ("INT", "FLOAT"):
-                found += [(key, f"wire {kind}", value) for value in bad_values.NUMBERS if type(value) in (int, float)]
-            continue
-        found += [(key, f"changed {kind}", name) for name in bad_values.CHANGED.get(kind, {})]
-        found += [(key, f"other {kind}", name) for name in bad_values.OTHERS.get(kind, {})]
-        found += [(key, f"nothing {kind}", "None")]
-        if not optional:
-            found.append((key, "missing", ""))
+                faulty += [(f"wire {kind}", value) for value in bad_values.NUMBERS if type(value) in (int, float)]
+        else:
+            faulty += [(f"changed {kind}", name) for name in bad_values.CHANGED.get(kind, {})]
+            faulty += [(f"other {kind}", name) for name in bad_values.OTHERS.get(kind, {})]
+            faulty += [(f"nothing {kind}", "None"), *([] if optional else [("missing", "")])]
+        found += [(key, how, what, choice) for how, what in faulty]
     return found
 
 
@@ -74,8 +76,13 @@ def end(host, name: str, described: dict, changes: list[tuple]) -> tuple[str, st
     """("ran" | "refused by the host" | "refused" | "DEFECT", what was said)."""
     graph = Around()
     node = graph.around(name, described)
-    for change in changes:
-        spoil(graph, graph[node]["inputs"], *change)
+    inputs = graph[node]["inputs"]
+    for *change, choice in changes:
+        if choice is not None:
+            for key in [key for key in inputs if key.startswith(f"{choice[0]}.")]:
+                del inputs[key]
+            inputs |= graph.chosen(name, described, *choice)
+        spoil(graph, inputs, *change)
     passes = counted()[1]
     passes.clear()
     try:
@@ -126,7 +133,8 @@ def test_bad_inputs_end_well(host, info, ends, name):
         kind, said = end(host, name, info[name], changes)
         ends[kind] += 1
         if kind == "DEFECT":
-            defects.append(f"{[(key, how, repr(what)[:30]) for key, how, what in changes]}: {said}")
+            done = [(key, how, repr(what)[:30], choice) for key, how, what, choice in changes]
+            defects.append(f"{done}: {said}")
     assert not defects, f"{len(defects)} defects of {name}:\n" + "\n".join(defects)
     assert not orphans()
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mirror_ops.walks.provenance import ModelIdentity, Provenance
-from mirror_ops.walks.sample import Branch, Pair
+from mirror_ops.walks.sample import Predict, PredictBoth
 
 
 def scaled_linear_sigmas(steps: int = 1000, start: float = 0.00085, end: float = 0.012) -> Tensor:
@@ -77,6 +77,6 @@ def told(denoise, prompt):
     return lambda x, sigma, i: denoise(x, sigma, prompt)
 
 
-def one_by_one(source: Branch, edit: Branch) -> Pair:
+def one_by_one(source: Predict, edit: Predict) -> PredictBoth:
     """Two branches as a pair: the source is asked first."""
     return lambda x, y, sigma, i: (source(x, sigma, i), edit(y, sigma, i))
