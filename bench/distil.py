@@ -27,6 +27,7 @@ from torch import Tensor
 from mirror_ops.distillation import network
 from mirror_ops.measure.within import psnr_within, sharpness_within
 
+from .fingerprint import fingerprint
 from .table import show, write
 from .world import world
 
@@ -153,29 +154,38 @@ def pasted(before: Tensor, made: Tensor) -> Tensor:
 
 def others(distil, args) -> dict[str, Path]:
     """{row: file} of the networks that are there to compare with; --train makes them."""
+    if not args.train:
+        return {}
     kinds = {"on exact pairs (bound)": ("--exact",), "without the adversarial loss": ("--loss", "pixels")}
-    files = {name: args.folder / f"bench {k}.safetensors" for k, name in enumerate(kinds)}
+    files = {name: trained_here(args, f"{k} {args.train}") for k, name in enumerate(kinds)}
     for name, options in kinds.items():
-        if args.train and not files[name].is_file():
-            distil.main([*options, "--steps", str(args.train), "--out", str(files[name])])
+        train(distil, files[name], *options, "--steps", str(args.train))
     return files
+
+
+def trained_here(args, name: str) -> Path:
+    """The file of a row that is trained here, by these sources and weights."""
+    return args.folder / f"bench {name} {fingerprint(('distil',), ('model', 'classifier'))}.safetensors"
+
+
+def train(distil, file: Path, *options: str) -> None:
+    """A network by `run.py distil`, unless it is there. Raises SystemExit if that fails."""
+    if not file.is_file() and (failed := distil.main([*options, "--out", str(file)])):
+        raise SystemExit(failed)
 
 
 def of_base(distil, args) -> dict[str, Path]:
     """{row: file} of the base, and of the edit in few steps without and with it; --base makes them."""
-    base = args.folder / "bench base.safetensors"
-    kinds = {f"alone, {args.base} steps": (), f"from the base, {args.base} steps": ("--base", str(base)),
-             f"a part of the base, {args.base} steps": ("--base", str(base), "--part")}
-    files = {name: args.folder / f"bench base {args.base} {k}.safetensors" for k, name in enumerate(kinds)}
     if not args.base:
         return {}
-    if not base.is_file():
-        sources, targets = zip(*OTHERS, strict=True)
-        distil.main(["--exact", "--loss", "pixels", "--steps", str(BASE_STEPS), "--source", *sources, "--target",
-                     *targets, "--out", str(base)])
+    base = trained_here(args, "base")
+    kinds = {f"alone, {args.base} steps": (), f"from the base, {args.base} steps": ("--base", str(base)),
+             f"a part of the base, {args.base} steps": ("--base", str(base), "--part")}
+    files = {name: trained_here(args, f"base {args.base} {k}") for k, name in enumerate(kinds)}
+    exact, (sources, targets) = ("--exact", "--loss", "pixels"), zip(*OTHERS, strict=True)
+    train(distil, base, *exact, "--steps", str(BASE_STEPS), "--source", *sources, "--target", *targets)
     for name, options in kinds.items():
-        if not files[name].is_file():
-            distil.main(["--exact", "--loss", "pixels", "--steps", str(args.base), "--out", str(files[name]), *options])
+        train(distil, files[name], *exact, "--steps", str(args.base), *options)
     return {"the base itself": base, **files}
 
 

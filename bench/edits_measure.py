@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import json
 import time
@@ -216,9 +217,14 @@ class Book:
                 file.write(json.dumps({"key": key, "record": record}) + "\n")
 
     def picture(self, name: str, case) -> Path:
-        """Where the edited picture of a case is kept."""
+        """Where the edited picture of a case is kept, apart from those of other sources, weights and steps."""
         *above, last = case.place
-        return self.folder.joinpath("pictures", *above, name, f"{last}.png")
+        state = hashlib.sha256(json.dumps(self.state).encode()).hexdigest()[:8]
+        return self.folder.joinpath("pictures", state, *above, name, f"{last}.png")
+
+    def current(self) -> list[dict]:
+        """The records of this state."""
+        return [record for key, record in self.records.items() if json.loads(key)[0] == self.state]
 
     def keep(self, name: str, cases: list, pictures: Tensor) -> None:
         """Save the edited pictures that sheets show."""

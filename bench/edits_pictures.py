@@ -48,7 +48,7 @@ def sheet(book: Book, cases: list[Case], titles: list[str], names: list[str], ro
     pictures = [[before for before, _ in drawn], [answer for _, answer in drawn]]
     labels, marks = ["the picture", "exact answer"], [[None] * len(cases)] * 2
     of = {row["method"]: row for row in rows}
-    hits = {(r["method"], r["task"], r["seed"]): r["success"] for r in book.records.values() if "success" in r}
+    hits = {(r["method"], r["task"], r["seed"]): r["success"] for r in book.current() if "success" in r}
     for name in names:
         row = of[name]
         pictures.append([load(book, name, case) for case in cases])

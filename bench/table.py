@@ -9,15 +9,17 @@ from harness.extras import BENCH, ensure
 
 
 def show(rows: list[dict], title: str = "") -> None:
-    """Print rows that share their keys, numbers right-aligned."""
+    """Print rows, a column a key, numbers right-aligned; what a row lacks is a dash."""
     ensure(BENCH)
     from tabulate import tabulate
     if title:
         print(f"\n{title}")
-    cells = [[_cell(value) for value in row.values()] for row in rows]
-    words = [isinstance(value, str) and not value[:1].isdigit() for value in rows[0].values()]
-    sides = ["left" if word and k == 0 else "right" for k, word in enumerate(words)]
-    print(tabulate(cells, list(rows[0]), tablefmt="plain", colalign=sides, disable_numparse=True))
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    cells = [[_cell(row.get(name, "-")) for name in names] for row in rows]
+    first = rows[0][names[0]]
+    named = isinstance(first, str) and not first[:1].isdigit()
+    sides = ["left" if named else "right", *["right"] * (len(names) - 1)]
+    print(tabulate(cells, names, tablefmt="plain", colalign=sides, disable_numparse=True))
 
 
 def markdown(rows: list[dict]) -> str:

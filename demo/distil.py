@@ -6,7 +6,9 @@ on), the good edits are kept as pairs, and a network is trained on them. The fil
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import signal
 import sys
 from functools import partial
 from pathlib import Path
@@ -136,7 +138,9 @@ def draw(folder: Path, count: int, source: str, target: str) -> None:
     for seed in range(count):
         file = folder / f"{seed:06}.png"
         if not file.exists():
-            render(before_and_after(seed, source, target)[0]).save(file)
+            part = file.with_suffix(".part")        # a kill must leave no half of a picture
+            render(before_and_after(seed, source, target)[0]).save(part, "PNG")
+            part.replace(file)
 
 
 def settings(source: str, target: str) -> list[str]:
@@ -201,6 +205,8 @@ def trained(args, pairs: list, folder: Path, base=None) -> tuple:
     print(f"{found} Training takes about {seconds_left(state, pairs) / 60:.0f} minutes.".strip(), flush=True)
 
     def on_step(state, losses: dict) -> None:
+        if stops:
+            raise KeyboardInterrupt
         if state.step % 25 == 0 or state.step == plan.steps:
             left = state.spent / state.step * (plan.steps - state.step) / 60
             words = ", ".join(f"{name} {value:.4f}" for name, value in losses.items())
@@ -209,12 +215,24 @@ def trained(args, pairs: list, folder: Path, base=None) -> tuple:
         if state.step % 200 == 0:
             keep(state, unfinished)
 
-    try:
-        train(state, pairs, on_step)
-    finally:
-        print()
-        keep(state, unfinished)
+    with between_steps() as stops:
+        try:
+            train(state, pairs, on_step)
+        finally:
+            print()
+            keep(state, unfinished)
     return state.averaged(), round(state.spent / 60, 1)
+
+
+@contextlib.contextmanager
+def between_steps():
+    """A list in which Ctrl-C leaves a mark, instead of an end in the middle of a step."""
+    stops: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: stops.append(number))
+    try:
+        yield stops
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def keep(state, unfinished: Path) -> None:

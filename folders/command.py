@@ -7,6 +7,7 @@ on where it was, and does nothing twice. A picture's result depends on the pictu
 from __future__ import annotations
 
 import argparse
+import contextlib
 import shutil
 import sys
 import time
@@ -188,5 +189,6 @@ def write_reports(job: Job, rows: list[dict]) -> None:
 def remove_old_parts(folder: Path) -> None:
     """Unfinished files that killed workers left a day ago or more: whoever wrote them is gone."""
     for part in folder.glob("*/*.part"):
-        if time.time() - part.stat().st_mtime > 86400:
-            part.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):        # another command's, done in the meantime
+            if time.time() - part.stat().st_mtime > 86400:
+                part.unlink()

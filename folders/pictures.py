@@ -9,6 +9,7 @@ from collections import defaultdict
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from . import JobError
@@ -32,7 +33,15 @@ def found(folder: Path) -> list[str]:
         below = Path(at).relative_to(folder)
         names += [(below / name).as_posix() for name in files
                   if not name.startswith(".") and Path(name).suffix.lower() in suffixes()]
+    strange = next((name for name in names if not is_text(name)), None)
+    if strange is not None:
+        raise JobError(f"The file name {ascii(strange)} is not text (UTF-8): no ledger could hold it. Rename it.")
     return sorted(names)
+
+
+def is_text(name: str) -> bool:
+    """Whether a file name is text in the system's encoding; Python keeps other bytes as lone surrogates."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in name)
 
 
 def refuse(error: OSError) -> None:
@@ -65,12 +74,25 @@ def loadable(content: bytes, suffix: str) -> tuple[bytes, str]:
     """(content, suffix) that the host's loader takes. Raises OSError and the like if it isn't a whole picture.
 
     The host reads on over a file that was cut short and makes up the rest, so each is read through by Pillow first.
+    Greys of 16 bits become 8; numbers without a known white are refused.
     """
     with Image.open(io.BytesIO(content)) as picture:
         picture.load()
         if suffix.lower() in READ_BY_HOST:
             return content, suffix.lower()
-        out = io.BytesIO()
+        out, exif = io.BytesIO(), picture.getexif()
+        picture = eight_bits(picture)
         picture.convert("RGBA" if "A" in picture.getbands() or "transparency" in picture.info else "RGB").save(
-            out, "PNG", compress_level=1, exif=picture.getexif())
+            out, "PNG", compress_level=1, exif=exif)
     return out.getvalue(), ".png"
+
+
+def eight_bits(picture: Image.Image) -> Image.Image:
+    """The picture, whose greys of 16 bits Pillow would cut off at 255 where it converts. Raises ValueError for numbers
+    that say nothing of what is white."""
+    if not picture.mode.startswith(("I", "F")):
+        return picture
+    grey = np.asarray(picture)
+    if picture.mode == "F" or grey.min() < 0 or grey.max() >= 2**16:
+        raise ValueError("its numbers are not those of 8 or 16 bits; save it as one of these")
+    return Image.fromarray((grey // 257).astype(np.uint8))

@@ -1,8 +1,10 @@
 """A graph in the host, one picture after the other: models stay loaded, only what depends on the picture runs anew."""
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib
+import shutil
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,7 +16,7 @@ from harness.results import GraphFailed, GraphRejected
 
 from . import JobError
 from .disk import writing_to
-from .graph import LOADER, Graph, is_wire, loaders, upload_input
+from .graph import LOADER, Graph, is_wire, upload_input
 
 
 class Pictures(NamedTuple):
@@ -51,10 +53,11 @@ class Runner:
     def __init__(self, graph: Graph, host: Host):
         self.graph, self.host = graph, host
         self.inputs = Path(host.folder_paths.get_input_directory())
-        for file in other_pictures(graph, host):
-            content = file.read_bytes()
-            with writing_to(self.inputs):
-                (self.inputs / file.name).write_bytes(content)
+        for (kind, name), file in other_files(graph, host).items():
+            place = Path(getattr(host.folder_paths, f"get_{kind}_directory")(), name)
+            with writing_to(place.parent):
+                place.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(file, place)
 
     def __call__(self, content: bytes, suffix: str, seed: int) -> Pictures:
         """Raises GraphRejected or GraphFailed; JobError if the picture can't be put where the host looks for it."""
@@ -83,20 +86,49 @@ class Runner:
             file.unlink(missing_ok=True)
 
 
-def other_pictures(graph: Graph, host: Host) -> list[Path]:
-    """Files of the graph's other picture loaders, which lie in the ComfyUI's own input folder. Raises JobError."""
-    classes = classes_of(graph.nodes, host)
-    names = [graph.nodes[node]["inputs"][upload_input(graph.nodes[node], classes)]
-             for node in loaders(graph.nodes, classes) if node != graph.picture[0]]
-    files = [available_host() / "input" / name for name in names]
-    for file in files:
-        if not file.is_file():
-            raise JobError(f"The graph also loads {file.name}, which is not in {file.parent}. Put it there.")
-    return files
+def other_files(graph: Graph, host: Host) -> dict[tuple[str, str], Path]:
+    """(input or output, name there) -> the user's file of that name, for all that the graph names beside its picture:
+    other pictures, masks, and what nodes saved and load again. Raises JobError for a picture that is nowhere."""
+    classes, found = classes_of(graph.nodes, host), {}
+    for node, entry in graph.nodes.items():
+        upload = None if node == graph.picture[0] else upload_input(entry, classes)
+        for name, value in entry["inputs"].items():
+            if not isinstance(value, str) or not value:
+                continue
+            plain, kinds = places_named(value)
+            files = {(kind, plain): file for kind in kinds for file in users_files(kind, plain)}
+            if name == upload and not files:
+                where = " or ".join(str(folder / kinds[0]) for folder in users_folders())
+                raise JobError(f"The graph also loads {plain}, which is not in {where}. Put it there.")
+            found |= dict(list(files.items())[:1])
+    return found
+
+
+def places_named(value: str) -> tuple[str, tuple[str, ...]]:
+    """(name, the folders that it may lie in) of an input's value; the editor writes "a.png [output]"."""
+    for kind in ("input", "output"):
+        if value.endswith(f" [{kind}]"):
+            return value.removesuffix(f" [{kind}]"), (kind,)
+    return value, ("input", "output")
+
+
+def users_files(kind: str, name: str) -> list[Path]:
+    """The file of this name in the input or output folder of the ComfyUI that is used, or of `run.py serve`."""
+    found = []
+    for folder in (folder / kind for folder in users_folders()):
+        file = folder / name
+        with contextlib.suppress(OSError, ValueError):      # a text may be no file's name
+            if file.is_file() and file.resolve().is_relative_to(folder.resolve()):
+                found.append(file)
+    return found[:1]
+
+
+def users_folders() -> tuple[Path, ...]:
+    return available_host(), cache_root() / "serve"
 
 
 def model_files(graph: Graph, host: Host) -> dict[str, Path]:
-    """Value of an input -> the model file that it names in one of the host's folders, and other pictures' files."""
+    """Value of an input -> the model file that it names in one of the host's folders, and `other_files`."""
     values = {value for entry in graph.nodes.values() for value in entry["inputs"].values()
               if isinstance(value, str) and not is_wire(value) and Path(value).suffix}
     found = {}
@@ -105,7 +137,7 @@ def model_files(graph: Graph, host: Host) -> dict[str, Path]:
             path = host.folder_paths.get_full_path(kind, value) if kind != "custom_nodes" else None
             if path:
                 found[f"{kind}/{value}"] = Path(path)
-    return found | {f"input/{file.name}": file for file in other_pictures(graph, host)}
+    return found | {"/".join(place): file for place, file in other_files(graph, host).items()}
 
 
 def reason(error: Exception) -> str:

@@ -46,8 +46,11 @@ def shortened(text: str, font, width: int, draw) -> str:
 def write(content: Image.Image | str, file: Path) -> None:
     """A report, whole or not there."""
     part = file.with_name(f".{file.name}.{os.getpid()}.part")
-    if isinstance(content, str):
-        part.write_text(content, encoding="utf-8")
-    else:
-        content.save(part, "JPEG", quality=90)
-    os.replace(part, file)
+    try:
+        if isinstance(content, str):
+            part.write_text(content, encoding="utf-8")
+        else:
+            content.save(part, "JPEG", quality=90)
+        os.replace(part, file)
+    finally:
+        part.unlink(missing_ok=True)

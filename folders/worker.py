@@ -84,7 +84,8 @@ class Worker:
         if (record.get("settings"), record.get("source")) == (self.job.settings, row["source"]):
             return {**record["figures"], "found": True}
         if record.get("settings") != self.job.settings and not self.job.replace:
-            raise FileExistsError(f"{target} is there already and no result of this job; --replace would write over it")
+            raise FileExistsError(f"{target} is there already and no result of this job; --replace with "
+                                  "--retry-failed writes over it")
         return None
 
     def _made(self, row: dict, content: bytes) -> dict:

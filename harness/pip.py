@@ -28,6 +28,7 @@ REASONS = (
 def pip(python: Path, *arguments: object, log: Path) -> None:
     """Runs this Python's pip, all that it says to the end of `log`, what takes long also shown. Raises SetupError."""
     command = [str(part) for part in (python, "-m", "pip", *arguments, "--progress-bar", "off", "--no-input")]
+    before = log.stat().st_size if log.exists() else 0
     with open(log, "a", buffering=1, encoding="utf-8") as out, subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=clean_environ(), encoding="utf-8",
             errors="replace") as process:
@@ -38,12 +39,12 @@ def pip(python: Path, *arguments: object, log: Path) -> None:
             elif line.startswith("Installing collected packages"):
                 say(f"  writing {line.count(',') + 1} packages to disk")
     if process.returncode:
-        raise SetupError(explain(log))
+        raise SetupError(explain(log, before))
 
 
-def explain(log: Path) -> str:
-    """What went wrong according to pip's log, and what to do about it."""
-    text = log.read_text(encoding="utf-8", errors="replace")
+def explain(log: Path, begin: int = 0) -> str:
+    """What went wrong according to pip's log from this byte on, and what to do about it."""
+    text = log.read_bytes()[begin:].decode("utf-8", errors="replace")
     reason = next(reason for signs, reason in REASONS if re.search(signs, text))
     last = "\n".join("    " + line for line in text.splitlines()[-6:])
     return f"{reason}\n  The log is {log}; its last lines:\n{last}"

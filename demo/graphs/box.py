@@ -23,7 +23,7 @@ def box() -> tuple[Sheet, Box]:
     shown = Box(
         name=NAME,
         description="Changes what you name in a picture and keeps the rest: say what is in it, and the same again with "
-                    "what should be there instead.",
+                    "what should be there instead. Choose your checkpoint first.",
         aliases=["edit", "edit picture", "edit image", "prompt edit", "change object", "one box"],
         sockets=[("picture", [(latent, "pixels"), (paste, "original")])],
         widgets=[("what is in the picture", before[0], "text"), ("what should be there", after[0], "text"),

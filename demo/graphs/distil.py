@@ -23,7 +23,11 @@ USE_NOTE = """## Use a taught edit
 
 One pass of a small network instead of a diffusion model's many: the node says how many pictures a second it does.
 
-For a whole folder save this graph and give it to `python run.py translate IN OUT --workflow FILE.json`.
+**Choose your picture.** The edit that ships with the pack makes dogs of cartoon foxes of 128 x 128 and knows nothing
+else; template 19 teaches your own.
+
+For a whole folder save this graph and give it to `python run.py translate IN OUT --workflow FILE.json`, in a clone of
+the pack's repository.
 
 **Press Run.**"""
 

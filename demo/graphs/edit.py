@@ -25,7 +25,7 @@ Say what is in the picture, and the same again with what should be there instead
 what they share stays.
 
 The model here draws cartoon animals, so that this runs without a download. For your own pictures open the template
-*Edit your own picture*.
+*02 Edit your own picture by words*.
 
 **Too weak?** Choose **bold**. **Too much?** Choose **faithful**.
 

@@ -37,7 +37,7 @@ def _task(rank, workers, folder, out, scenes, steps):
                    for k, v in logits.items())
 
     average = fit({"classifier": model}, loss, steps=steps, lr=LR, name="classifier", rank=rank, workers=workers,
-                  checkpoint=folder / "classifier.pt", ema=.995)
+                  checkpoint=folder / "classifier.pt", origin=str(scenes), ema=.995)
     if rank == 0:
         torch.save(average["classifier"], out)
 

@@ -14,7 +14,7 @@ from torch.nn.functional import max_pool2d
 
 from .data import EDITS, pictures
 from .diffusion import latents
-from .loop import bfloat16, fit, parallel
+from .loop import bfloat16, digest, fit, parallel
 from .vae import NOISE, VALIDATION, build, decode, encode, psnr, to_tensor
 
 STEPS, BATCH, LR = 1600, 16, 8e-4
@@ -39,6 +39,7 @@ def _task(rank, workers, folder, vae, out, scenes, steps):
     check = to_tensor(pictures(folder, 32, VALIDATION))
     model, share = build(), BATCH // workers // 2
     model.load_state_dict(torch.load(vae, weights_only=True))
+    origin = f"{digest(model.state_dict())} {scenes}"
     model.requires_grad_(False)
     learning = torch.nn.ModuleDict({"decoder": model.decoder, "post_quant_conv": model.post_quant_conv})
     learning.requires_grad_(True)
@@ -60,7 +61,7 @@ def _task(rank, workers, folder, vae, out, scenes, steps):
             return f"psnr {psnr(decode(model, told[:8]), check[:8]):.2f} dB"
 
     average = fit({"learning": learning}, loss, steps=steps, lr=LR, name="decoder", checkpoint=folder / "decoder.pt",
-                  rank=rank, workers=workers, report=report)
+                  rank=rank, workers=workers, origin=origin, report=report)
     if rank == 0:
         learning.load_state_dict(average["learning"])
         with torch.no_grad():

@@ -17,7 +17,7 @@ import torch
 from ..model import CONTEXT, HEADS, TOKENIZER, UNET, TextModel, text_config, vocabulary_size
 from ..scene import ATTRIBUTES, Scene, caption, random_caption, scene
 from .data import PICTURES, pictures
-from .loop import bfloat16, fit, parallel
+from .loop import bfloat16, digest, fit, parallel
 from .tokenizer import Encoder, fillers
 from .vae import build as build_vae
 from .vae import encode, initialise, to_tensor
@@ -62,13 +62,13 @@ def train(folder: Path, out: Path, vae: Path, workers: int, scenes: int, steps: 
     start: both towers as an earlier training left them; only the last phase is then run.
     """
     latents(folder, vae, workers, scenes)
-    parallel(_task, workers, folder, out, scenes, steps, start)
+    parallel(_task, workers, folder, out, vae, scenes, steps, start)
 
 
 def latents(folder: Path, vae: Path, workers: int, scenes: int, kind: str = PICTURES) -> np.ndarray:
     """Latent means of all scenes, as drawn and mirrored left to right (no caption speaks of sides), encoded once;
     float16 [scenes, 2, C, h, w]."""
-    path = folder / f"latents-{kind}-{scenes}.npy"
+    path = folder / f"latents-{kind}-{scenes}-{_encoder(vae)}.npy"
     if not path.exists():
         side = pictures(folder, scenes, kind=kind).shape[1] // 8
         part = path.with_suffix(".part.npy")
@@ -76,6 +76,12 @@ def latents(folder: Path, vae: Path, workers: int, scenes: int, kind: str = PICT
         parallel(_encode, workers, folder, part, vae, scenes, kind)
         part.replace(path)
     return np.load(path, mmap_mode="r")
+
+
+def _encoder(vae: Path) -> str:
+    """A word for the encoder of the autoencoder at `vae`: its decoder may change, the latents stay."""
+    state = torch.load(vae, weights_only=True)
+    return digest({name: w for name, w in state.items() if name.startswith(("encoder.", "quant_conv."))})
 
 
 def _encode(rank, workers, folder, part, vae, scenes, kind):
@@ -126,24 +132,26 @@ def build() -> tuple[torch.nn.Module, torch.nn.Module]:
     return unet, text
 
 
-def _task(rank, workers, folder, out, scenes, steps, start):
+def _task(rank, workers, folder, out, vae, scenes, steps, start):
     torch.manual_seed(0)
-    data, encoder = latents(folder, None, workers, scenes), Encoder(TOKENIZER)
+    data, encoder, origin = latents(folder, vae, workers, scenes), Encoder(TOKENIZER), f"{_encoder(vae)} {scenes}"
     unet, text = build()
     heads = torch.nn.ModuleDict({k: torch.nn.Linear(CONTEXT, len(v)) for k, v in ATTRIBUTES.items()})
     modules = {"unet": unet, "text": text, "heads": heads}
     if start:
         for name, state in torch.load(start, weights_only=True).items():
             modules[name].load_state_dict(state)
+            origin += f" {digest(state)}"
     average = None
     for phase in PHASES[-1:] if start else PHASES:
         def loss(step, phase=phase):
             return _loss(phase, step, rank, BATCH // workers, data, encoder, **modules)
 
         average = fit(modules, loss, steps=steps or phase.steps, lr=phase.lr, name=phase.name, ema=phase.ema, rank=rank,
-                      workers=workers, checkpoint=folder / f"{phase.name}.pt")
+                      workers=workers, checkpoint=folder / f"{phase.name}.pt", origin=origin)
         for name, module in modules.items():
             module.load_state_dict(average[name])
+        origin = f"{origin} {phase.name} {steps or phase.steps}"
     if rank == 0:
         torch.save({k: average[k] for k in ("unet", "text")}, out)
 

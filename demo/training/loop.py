@@ -5,6 +5,7 @@ Several threads in one process stall as soon as another program wants a core; si
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import tempfile
 import time
@@ -39,19 +40,21 @@ def _join(rank, task, workers, rendezvous, args):
 
 
 def fit(modules: dict[str, torch.nn.Module], loss: Callable[[int], torch.Tensor], *, steps: int, lr: float, name: str,
-        checkpoint: Path, rank: int, workers: int, ema: float = .999, weight_decay: float = 1e-2,
+        checkpoint: Path, rank: int, workers: int, origin: str = "", ema: float = .999, weight_decay: float = 1e-2,
         report: Callable[[int], str] | None = None) -> dict[str, dict[str, torch.Tensor]]:
     """Minimise loss(step) over all parameters of `modules` with AdamW: linear warm-up, constant, cosine decay to zero.
 
     Each rank computes the loss of its own share of the batch; gradients are averaged. Resumes from `checkpoint`, which
-    rank 0 writes every two minutes. Returns the exponential moving average of each module's parameters.
+    rank 0 writes every two minutes, if that is one of as many steps from the same `origin`, a word for all that the
+    training begins with. Returns the exponential moving average of each module's parameters.
     """
+    origin = f"{origin} {steps}"
     params = [p for m in modules.values() for p in m.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW([{"params": [p for p in params if p.ndim > 1], "weight_decay": weight_decay},
                                    {"params": [p for p in params if p.ndim <= 1], "weight_decay": 0.}],
                                   lr=lr, betas=(.9, .99))
     average = [p.detach().clone() for p in params]
-    first, spent = _resume(checkpoint, modules, optimiser, average)
+    first, spent = _resume(checkpoint, origin, modules, optimiser, average)
     start = saved = told = time.time()
     running, count = 0., 0
     for step in range(first, steps):
@@ -73,7 +76,7 @@ def fit(modules: dict[str, torch.nn.Module], loss: Callable[[int], torch.Tensor]
             print(f"{name} {step + 1}/{steps} loss {running / count:.5f} {extra} {left / 60:.1f} min left", flush=True)
             told, running, count = now, 0., 0
         if rank == 0 and (time.time() - saved > 120 or step == steps - 1):
-            _save(checkpoint, modules, optimiser, average, step + 1, spent + time.time() - start)
+            _save(checkpoint, origin, modules, optimiser, average, step + 1, spent + time.time() - start)
             saved = time.time()
     return _averaged(modules, average)
 
@@ -96,10 +99,18 @@ def _average_gradients(params, workers):
     torch._foreach_copy_(grads, torch._utils._unflatten_dense_tensors(flat, grads))
 
 
-def _resume(checkpoint, modules, optimiser, average):
-    if not checkpoint.exists():
+def digest(weights: dict[str, torch.Tensor]) -> str:
+    """Eight letters for these weights."""
+    content = hashlib.sha256()
+    for name in sorted(weights):
+        content.update(name.encode() + weights[name].detach().float().contiguous().numpy().tobytes())
+    return content.hexdigest()[:8]
+
+
+def _resume(checkpoint, origin, modules, optimiser, average):
+    state = torch.load(checkpoint, weights_only=True) if checkpoint.exists() else {}
+    if state.get("origin") != origin:
         return 0, 0.
-    state = torch.load(checkpoint, weights_only=True)
     for key, module in modules.items():
         module.load_state_dict(state["modules"][key])
     optimiser.load_state_dict(state["optimiser"])
@@ -107,9 +118,9 @@ def _resume(checkpoint, modules, optimiser, average):
     return state["step"], state["seconds"]
 
 
-def _save(checkpoint, modules, optimiser, average, step, seconds):
+def _save(checkpoint, origin, modules, optimiser, average, step, seconds):
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
-    state = {"modules": {k: m.state_dict() for k, m in modules.items()},
+    state = {"origin": origin, "modules": {k: m.state_dict() for k, m in modules.items()},
              "optimiser": optimiser.state_dict(), "average": average, "step": step, "seconds": seconds}
     torch.save(state, checkpoint.with_suffix(".part"))
     checkpoint.with_suffix(".part").replace(checkpoint)

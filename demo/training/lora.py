@@ -9,12 +9,12 @@ import torch
 from safetensors.torch import save_file
 
 from ..domains import DOMAINS, neutral_caption, weights_of
-from ..model import HEADS, TOKENIZER, UNET, WEIGHTS, text_config, vocabulary_size
+from ..model import HEADS, TOKENIZER, UNET, text_config, vocabulary_size
 from ..render import render_array
 from ..scene import scene
 from .diffusion import DROPOUT, PHASES, TrainableText, alpha_bar
 from .export import TEXT_PART, UNET_PART, VAE_PART, part
-from .loop import bfloat16, fit
+from .loop import bfloat16, digest, fit
 from .tokenizer import Encoder
 from .vae import build as build_vae
 from .vae import encode, to_tensor
@@ -22,18 +22,19 @@ from .vae import encode, to_tensor
 STEPS, BATCH, RANK, LR, SCENES = 240, 16, 8, 3e-3, 256
 
 
-def train(folder: Path, out: Path, steps: int = STEPS) -> None:
-    """Train one LoRA for each of DOMAINS on the first scenes with that species, and write them to the folder `out`."""
+def train(folder: Path, weights: Path, out: Path, steps: int = STEPS) -> None:
+    """Train one LoRA of the checkpoint `weights` for each of DOMAINS, on the first scenes with that species, and write
+    them to the folder `out`."""
     out.mkdir(parents=True, exist_ok=True)
     for species in DOMAINS:
-        z, context = _examples(species)
-        unet, layers = _unet()
+        z, context = _examples(species, weights)
+        unet, layers = _unet(weights)
 
         def loss(step, z=z, context=context, unet=unet):
             return _loss(step, z, context, unet)
 
         fit({"lora": layers}, loss, steps=steps, lr=LR, name=species, checkpoint=folder / f"lora-{species}.pt", rank=0,
-            workers=1, weight_decay=0.)
+            workers=1, origin=digest(part(weights, UNET_PART)), weight_decay=0.)
         save_file(_file(layers), str(out / weights_of(species).name))
 
 
@@ -50,24 +51,24 @@ class Low(torch.nn.Module):
         return out + args[0] @ self.down.to(args[0].dtype).T @ self.up.to(args[0].dtype).T
 
 
-def _unet() -> tuple[torch.nn.Module, torch.nn.ModuleDict]:
-    """The shipped UNet, frozen, and what is added to each linear layer of its transformers, by the layer's name."""
+def _unet(weights: Path) -> tuple[torch.nn.Module, torch.nn.ModuleDict]:
+    """The UNet, frozen, and what is added to each linear layer of its transformers, by the layer's name."""
     import comfy.ops
     from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
     torch.manual_seed(0)
     unet = UNetModel(**UNET, **HEADS, device="cpu", dtype=torch.float32, operations=comfy.ops.disable_weight_init)
-    unet.load_state_dict(part(WEIGHTS, UNET_PART))
+    unet.load_state_dict(part(weights, UNET_PART))
     unet.requires_grad_(False)
     linear = {name: m for name, m in unet.named_modules() if isinstance(m, torch.nn.Linear) and "transformer" in name}
     return unet, torch.nn.ModuleDict({name.replace(".", "/"): Low(layer) for name, layer in linear.items()})
 
 
 @torch.no_grad()
-def _examples(species: str) -> tuple[torch.Tensor, torch.Tensor]:
+def _examples(species: str, weights: Path) -> tuple[torch.Tensor, torch.Tensor]:
     """(latents [SCENES, 2, C, h, w], as drawn and mirrored; texts [SCENES + 1, 77, width], the last of no words)."""
     vae, text = build_vae(), TrainableText(text_config(vocabulary_size()))
-    vae.load_state_dict(part(WEIGHTS, VAE_PART))
-    text.load_state_dict(part(WEIGHTS, TEXT_PART))
+    vae.load_state_dict(part(weights, VAE_PART))
+    text.load_state_dict(part(weights, TEXT_PART))
     scenes = [scene(seed).with_(species=species) for seed in range(SCENES)]
     tokens = torch.from_numpy(Encoder(TOKENIZER)([*map(neutral_caption, scenes), ""]))
     z = []

@@ -12,11 +12,11 @@ from .. import model, render, scene
 SCENES = 200
 
 
-def fit(path: Path, scenes: int = SCENES) -> float:
+def fit(path: Path, weights: Path, scenes: int = SCENES) -> float:
     """Writes {"factors": [channels][3], "bias": [3]} to `path`: the least-squares fit, over the cells of the latents of
-    `scenes` training pictures, of the mean colour in [-1, 1] that the VAE decodes there. Returns the share of the
-    colours' variance that it explains."""
-    _, _, vae = model.load()
+    `scenes` training pictures, of the mean colour in [-1, 1] that the VAE of the checkpoint `weights` decodes there.
+    Returns the share of the colours' variance that it explains."""
+    _, _, vae = model.load(weights)
     latents, colours = [], []
     with torch.inference_mode():
         for i in range(scenes):

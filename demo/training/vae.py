@@ -77,7 +77,7 @@ def _task(rank, workers, folder, out, scenes, steps):
             return f"psnr {psnr(decode(model, encode(model, check[:8])), check[:8]):.2f} dB"
 
     average = fit({"vae": model}, loss, steps=steps, lr=1.5e-3, name="vae", checkpoint=folder / "vae.pt", rank=rank,
-                  workers=workers, report=report)
+                  workers=workers, origin=str(scenes), report=report)
     if rank == 0:
         model.load_state_dict(average["vae"])
         model.eval()

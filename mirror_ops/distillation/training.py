@@ -68,6 +68,7 @@ class State:
     def __init__(self, plan: Plan, device: torch.device | str = "cpu", base: nn.Module | None = None):
         """`base` is a network of the plan's shape, whose weights are copied."""
         self.plan, self.device, self.step, self.spent = plan, torch.device(device), 0, 0.0
+        self.whole = True  # False in the middle of a step
         self.network = make(plan.shape, plan.seed).to(self.device)
         if base is not None:
             self.network.load_state_dict(base.state_dict())
@@ -92,7 +93,10 @@ class State:
         return 4 * (4 * sum(weight.numel() for weight in self.network.parameters()) + 3 * judge)
 
     def save(self, path: Path) -> None:
-        """The file appears whole or not at all. Raises OSError, with a sentence, if it can't be written."""
+        """The file appears whole or not at all. In the middle of a step, as after an error there, what was kept before
+        stays, and its steps are taken again. Raises OSError, with a sentence, if it can't be written."""
+        if not self.whole:
+            return
         kept = {name: part.state_dict() for name, part in self._parts().items()}
         content = BytesIO()  # on a full disk torch's own writer raises no OSError
         torch.save({"plan": self.plan.digest, "step": self.step, "spent": self.spent, "average": self.average, **kept},
@@ -183,7 +187,7 @@ def train(state: State, pairs: list[Pair], on_step: Callable[[State, dict], None
 
 def one_step(state: State, pairs: list[Pair]) -> dict[str, float]:
     """{"pixel", "gradient", "adversarial"} of one step of the network, after one of the discriminator."""
-    plan = state.plan
+    plan, state.whole = state.plan, False
     before, wanted, region = drawn(pairs, plan, state.step, state.device)
     made = state.network(before)
     losses = {"pixel": pixel_loss(made, wanted, region),
@@ -198,6 +202,7 @@ def one_step(state: State, pairs: list[Pair]) -> dict[str, float]:
     with torch.no_grad():
         for name, weight in learnt(state.network).items():
             state.average[name].lerp_(weight, 1 - decay)
+    state.whole = True
     return {name: float(loss.detach()) for name, loss in losses.items()}
 
 

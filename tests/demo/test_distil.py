@@ -1,5 +1,7 @@
 """`run.py distil`: what it refuses, what it counts, and how it goes on."""
 import json
+import os
+import signal
 from types import SimpleNamespace
 
 import pytest
@@ -59,3 +61,23 @@ def test_other_pairs_of_the_same_number_are_another_training(tmp_path):
     for one in (pairs, pairs[::-1]):
         distil.trained(args, one, tmp_path)
     assert len(list(tmp_path.glob("training-*.pt"))) == 2
+
+
+def test_ctrl_c_ends_between_two_steps(monkeypatch, tmp_path):
+    """And the same command goes on to what it would have been."""
+    pairs = distil.exact_pairs(range(8), "fox", "dog")
+    step, steps = training.one_step, []
+
+    def interrupted(state, pairs):
+        steps.append(state.step)
+        if len(steps) == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(state, pairs)
+    monkeypatch.setattr(training, "one_step", interrupted)
+    monkeypatch.setattr(training, "seconds_left", lambda *_: 0.0)
+    args = distil.parse([*SMALL, "--steps", "4", "--folder", str(tmp_path)])
+    with pytest.raises(KeyboardInterrupt):
+        distil.trained(args, pairs, tmp_path)
+    assert steps == [0, 1]
+    distil.trained(args, pairs, tmp_path)
+    assert steps == [0, 1, 2, 3], "no step is taken twice"

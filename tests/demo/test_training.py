@@ -38,6 +38,19 @@ def test_the_stages_make_a_checkpoint_like_the_shipped_one_and_resume(tmp_path):
 
 
 @pytest.mark.slow
+def test_what_was_made_of_other_weights_is_made_anew(tmp_path):
+    """Another autoencoder has other latents; and who trains on what was shipped does not get an earlier end of it."""
+    train(tmp_path, "--stages", "vae", "diffusion")
+    again = train(tmp_path, "--stages", "vae", "diffusion", "--steps", "3")
+    assert len(list(tmp_path.glob("latents-*.npy"))) == 2 and "vae 3/3" in again and "diffusion 3/3" in again
+    train(tmp_path, "--stages", "shipped", "decoder")
+    first = (tmp_path / "vae-final.pt").read_bytes()
+    assert "decoder 2/2" in train(tmp_path, "--stages", "decoder")      # goes on from what is there now
+    assert "decoder 2/2" in train(tmp_path, "--stages", "shipped", "decoder")
+    assert (tmp_path / "vae-final.pt").read_bytes() == first
+
+
+@pytest.mark.slow
 def test_the_shipped_decoder_is_trained_on_and_nothing_else(tmp_path):
     train(tmp_path, "--stages", "shipped", "decoder", "export")
     made, shipped = load_file(str(tmp_path / "weights" / WEIGHTS.name)), load_file(str(WEIGHTS))

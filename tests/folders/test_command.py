@@ -3,6 +3,7 @@ import csv
 import json
 import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -248,3 +249,37 @@ def test_a_graph_that_the_host_refuses_is_refused_before_any_work(translate, tmp
     draw(tmp_path / "in", "a.png")
     assert translate("--set", "5.sampler_name=nosuch") == 1
     assert "would not run the graph" in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_a_report_that_cannot_be_written_leaves_nothing(tmp_path, monkeypatch):
+    def full(one, other):
+        raise OSError(28, "No space left on device")
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(OSError):
+        sheet.write("a,b", tmp_path / "figures.csv")
+    assert not list(tmp_path.iterdir())
+
+
+def test_another_commands_unfinished_file_may_vanish_under_our_hands(tmp_path, monkeypatch):
+    part = tmp_path / "job" / "other.part"
+    part.parent.mkdir()
+    part.touch()
+    monkeypatch.setattr(Path, "glob", lambda folder, pattern: [part.unlink() or part])
+    command.remove_old_parts(tmp_path)
+
+
+def test_what_a_graph_names_beside_its_picture_is_found_where_the_user_has_it(translate, tmp_path, host, monkeypatch):
+    """A mask below a folder, as the mask editor writes its name, and a direction that was saved."""
+    user = tmp_path / "user"
+    draw(user / "input", "clipspace/mask.png")
+    draw(tmp_path / "in", "a.png")
+    monkeypatch.setattr("folders.runner.available_host", lambda: user)
+    monkeypatch.setattr("folders.runner.cache_root", lambda: tmp_path / "cache")
+    mask = {"class_type": "LoadImageMask", "inputs": {"image": "clipspace/mask.png [input]", "channel": "red"}}
+    masked = {"class_type": "SetLatentNoiseMask", "inputs": {"samples": ["3", 0], "mask": ["9", 0]}}
+    graph = tiny(**{"9": mask, "10": masked})
+    graph["5"]["inputs"]["latent_image"] = ["10", 0]
+    (tmp_path / "graph.json").write_text(json.dumps(graph))
+    assert translate() == 0 and set(made(tmp_path / "out")) == {"a.png"}
+    (user / "input" / "clipspace" / "mask.png").unlink()
+    assert translate("--replace") == 1

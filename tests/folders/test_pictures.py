@@ -1,6 +1,8 @@
 """Pictures of a folder: which are found, what their results are called, which seed their path stands for."""
 import io
+import os
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -58,3 +60,27 @@ def test_pictures_that_are_cut_short_are_refused(tmp_path):
         assert loadable(content, name[1:]) == (content, name[1:])
         with pytest.raises(OSError):
             loadable(content[:len(content) * 2 // 3], name[1:])
+
+
+@pytest.mark.parametrize("suffix", [".tiff", ".pgm"])
+def test_greys_of_16_bits_keep_their_shades(suffix):
+    ramp = (np.arange(64, dtype=np.uint16) * 1040).reshape(8, 8)
+    out = io.BytesIO()
+    Image.fromarray(ramp).save(out, {".tiff": "TIFF", ".pgm": "PPM"}[suffix])
+    content, _ = loadable(out.getvalue(), suffix)
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(content)))[..., 0], ramp // 257)
+
+
+def test_numbers_without_a_white_are_refused():
+    out = io.BytesIO()
+    Image.fromarray(np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 8)).save(out, "TIFF")
+    with pytest.raises(ValueError, match="not those of 8 or 16 bits"):
+        loadable(out.getvalue(), ".tiff")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="file names are text there")
+def test_a_file_name_that_is_no_text_is_refused_before_any_work(tmp_path):
+    draw(tmp_path, "a.png")
+    (tmp_path / "a.png").rename(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.png"))
+    with pytest.raises(JobError, match="caf.*is not text .UTF-8.*Rename it"):
+        found(tmp_path)

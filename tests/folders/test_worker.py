@@ -30,7 +30,7 @@ class Host:
 @pytest.fixture
 def job(tmp_path, monkeypatch):
     """(job, host) of two pictures."""
-    monkeypatch.setattr(runner, "other_pictures", lambda graph, host: [])
+    monkeypatch.setattr(runner, "other_files", lambda graph, host: {})
     draw(tmp_path / "in", "a.png", "b.png")
     (tmp_path / "inputs").mkdir()
     return worker.Job(tmp_path / "in", tmp_path / "out", GRAPH, 0, {"the seed": "0"}), Host(tmp_path / "inputs")

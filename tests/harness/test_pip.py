@@ -1,4 +1,5 @@
 """pip's long work is seen, and its errors say what to do."""
+import contextlib
 import os
 import socket
 import sys
@@ -6,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from harness import extras
 from harness.cache import SetupError
 from harness.pip import explain, pip
 
@@ -51,3 +53,25 @@ def test_what_went_wrong_is_named_and_pips_last_words_stand_below(tmp_path, log,
     (tmp_path / "pip.log").write_text("much before\n" * 9 + log)
     said = explain(tmp_path / "pip.log")
     assert reason in said and said.endswith(log) and str(tmp_path / "pip.log") in said
+
+
+def test_an_earlier_calls_log_explains_nothing(tmp_path):
+    log = tmp_path / "pip.log"
+    log.write_text("No space left on device\n")
+    begin = log.stat().st_size
+    with log.open("a") as out:
+        out.write("No matching distribution found\n")
+    assert "The disk is full" in explain(log) and "not to be had for this Python" in explain(log, begin)
+
+
+def test_an_extra_that_is_pinned_to_another_version_is_installed_anew(monkeypatch, tmp_path):
+    installed = []
+    monkeypatch.setattr(extras, "pip", lambda python, *arguments, log: installed.append(arguments))
+    monkeypatch.setattr(extras, "locked", lambda *_: contextlib.nullcontext())
+    monkeypatch.setattr(extras, "cache_root", lambda: Path(sys.executable).parent)      # the environment is our own
+    for version in (pytest.__version__, "0.0.1"):
+        extras.ensure(extras.Extra("tests", (f"pytest=={version}",), ("pytest",), 1))
+    assert installed == [("install", "pytest==0.0.1")]
+    monkeypatch.setattr(extras, "cache_root", lambda: tmp_path)                         # it is the user's
+    extras.ensure(extras.Extra("tests", ("pytest==0.0.1",), ("pytest",), 1))
+    assert len(installed) == 1

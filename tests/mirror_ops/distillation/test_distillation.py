@@ -309,3 +309,21 @@ def test_a_half_written_pair_is_no_pair(tmp_path, monkeypatch, kind):
     monkeypatch.undo()
     assert (tmp_path / pairs.AFTER / "009.png").is_file() and not list(tmp_path.rglob("*.partial"))
     assert len(read_pairs(tmp_path)) == 8
+
+
+def test_a_step_that_broke_off_is_not_kept(tmp_path, monkeypatch):
+    plan, path = Plan(steps=4, batch=2, size=32, shape=SMALL), tmp_path / "training.pt"
+    data, state = [pair(k) for k in range(3)], State(plan)
+    training.one_step(state, data)
+    state.save(path)
+    before = path.read_bytes()
+    descend = training._descend
+
+    def broken(*args, **kwargs):
+        descend(*args, **kwargs)
+        raise KeyboardInterrupt
+    monkeypatch.setattr(training, "_descend", broken)
+    with pytest.raises(KeyboardInterrupt):
+        train(state, data)
+    state.save(path)
+    assert path.read_bytes() == before
