@@ -1,9 +1,12 @@
 """What the registry and the host read off pyproject.toml, by the host's own parser."""
 import ast
+import json
+import re
 from pathlib import Path
 
 from PIL import Image
 
+from demo.graphs import parts
 from harness.environment import ROOT
 
 
@@ -58,3 +61,11 @@ def test_icon_and_banner_are_what_the_command_draws(host):
     for name, drawn in (("icon", marks.icon()), ("banner", marks.banner())):
         with Image.open(ROOT / "docs" / f"{name}.png") as kept:
             assert kept.tobytes() == drawn.tobytes(), f"run: python run.py marks ({name})"
+
+
+def test_other_platforms_run_every_template_that_needs_no_file_of_the_user():
+    listed = re.findall(r'^    "(.+)",$', (ROOT / "comfy-test.toml").read_text(), re.MULTILINE)
+    placeholders = (parts.CHECKPOINT, parts.EXAMPLE)
+    free = [file.name for file in sorted((ROOT / "workflows").glob("*.json"))
+            if not any(json.dumps(name) in file.read_text(encoding="utf-8") for name in placeholders)]
+    assert listed == free and 10 < len(free) < 20
