@@ -8,20 +8,18 @@ from pathlib import Path
 
 import torch
 
-from harness.environment import ROOT
+from harness.environment import ROOT, available_host
 
 
 def fingerprint(parts: Iterable[str], weights: Iterable[str] = (), files: Iterable[Path] = ()) -> str:
     """Of the sources of the pack, of these `parts` of the bench (modules or folders), of the embedded world's `weights`
     by the name of their module in demo, of further `files`, and of the versions of ComfyUI and torch."""
-    import comfyui_version
-
     from .world import world
-    versions = f"{comfyui_version.__version__} {torch.__version__}".encode()
+    version = available_host() / "comfyui_version.py"
     bench = [f for part in ("world", *parts)
              for f in [*(ROOT / "bench").glob(f"{part}.py"), *(ROOT / "bench" / part).glob("*.py")]]
     pack = [f for folder in ("mirror_ops", "nodes", "demo") for f in (ROOT / folder).rglob("*.py")]
     sources = sorted(f for f in [*bench, *pack] if "training" not in f.parts)
     weights = [world().host.pack_module(f"demo.{name}").WEIGHTS for name in weights]
-    content = [f.read_bytes() for f in [*sources, *weights, *files]]
-    return hashlib.sha256(b"".join([versions, *content])).hexdigest()[:16]
+    content = [f.read_bytes() for f in [version, *sources, *weights, *files]]
+    return hashlib.sha256(b"".join([torch.__version__.encode(), *content])).hexdigest()[:16]
