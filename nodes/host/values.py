@@ -165,7 +165,8 @@ def one_line(text: str) -> str:
 def guarded(kind: type[io.ComfyNode]) -> type[io.ComfyNode]:
     """The same node, whose inputs are checked before it runs, and whose errors fit on one line of the editor.
 
-    What is wired but brings nothing is left out, so that an optional input has its default.
+    What is wired but brings nothing is left out, so that an optional input has its default; so is what an option of a
+    choice had that is no longer chosen, which the host passes on.
     """
     inner = kind.execute.__func__
     if getattr(inner, "checks_inputs", False):
@@ -176,7 +177,8 @@ def guarded(kind: type[io.ComfyNode]) -> type[io.ComfyNode]:
         given = dict(zip((put.id for put in inputs), args, strict=False)) | given
         try:
             check_inputs(inputs, given)
-            return inner(cls, **{name: value for name, value in given.items() if value is not None})
+            known = {put.id for put in inputs}
+            return inner(cls, **{name: value for name, value in given.items() if value is not None and name in known})
         except ValueError as error:
             if type(error) is not ValueError or (said := one_line(str(error))) == str(error):
                 raise

@@ -287,3 +287,12 @@ def test_a_mask_loses_what_the_autoencoder_crops(host):
     cells[..., 2:4, 1:3] = 1
     assert torch.equal(found, cells)
     assert torch.equal(mask_at(torch.ones(1, 100, 100), torch.zeros(1, 4, 8, 10), "`mask`"), torch.ones(1, 1, 8, 10))
+
+
+def test_what_another_option_of_a_choice_had_is_left_out(run_graph):
+    """A wire to it stays behind in a saved graph whose choice is then changed by hand."""
+    scene = Scene(steps=2)
+    wire = scene.add("PrimitiveFloat", value=0.7)()
+    made = scene.add("MirrorProximalGuidance", model=scene.model, proximal_map="soft", threshold="fixed",
+                     threshold__tau=0.5, threshold__quantile=wire)
+    assert run_graph(scene).outputs[made.id]
