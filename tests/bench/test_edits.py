@@ -137,6 +137,7 @@ def ancestors(graph, key):
     return found
 
 
+@pytest.mark.slow
 def test_the_mirror_is_the_shipped_graph(stage, cases, host):
     from demo.graphs import FILES, at_seed
     from harness.environment import ROOT
@@ -217,7 +218,7 @@ def test_flowedit_and_infedit_take_as_many_passes_as_published(stage, cases, hos
         assert alone(stage, METHODS[name], METHODS[name].published, cases[0])[1]["passes"] == passes, name
 
 
-@pytest.mark.parametrize("name", ["ddim", "mirror-paper"])
+@pytest.mark.parametrize("name", ["ddim", pytest.param("mirror-paper", marks=pytest.mark.slow)])
 def test_a_scene_is_edited_in_a_batch_as_alone(stage, name):
     from bench.edits_tasks import TASKS, cases_of
     cases = [cases_of(TASKS["fox to dog"], 1, held_out=True)[0], cases_of(TASKS["hat added"], 2, held_out=True)[1]]

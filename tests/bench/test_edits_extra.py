@@ -21,6 +21,7 @@ def test_what_a_picture_leaves_open_is_found_and_bounds_the_answer(host):
         assert one["coded"] > one["any"]
 
 
+@pytest.mark.slow
 def test_the_bound_and_the_regions_are_written(host, tmp_path, capsys):
     from bench import edits_bound, edits_regions
     bound, regions = tmp_path / "bound.json", tmp_path / "regions.json"

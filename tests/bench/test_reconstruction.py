@@ -14,6 +14,7 @@ def bench(host):
     return reconstruction
 
 
+@pytest.mark.slow
 def test_it_measures_prints_and_goes_on_where_it_stopped(bench, tmp_path, capsys):
     file = tmp_path / "r.json"
     short = ["--scenes", "2", "--batch", "1", "--steps", "2", "--cfg", "1", "5", "--json", str(file)]

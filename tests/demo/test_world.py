@@ -128,6 +128,7 @@ def test_a_photo_is_told_on_the_node_that_encodes_it(run_graph, caplog):
     assert "MirrorDiffusion: This is the demo model, which only knows cartoon animals" in caplog.text
 
 
+@pytest.mark.slow
 def test_the_model_draws_what_a_caption_says(run_graph, host):
     wanted = [scene(HELD_OUT + 70_000 + i) for i in range(6)]
     reader = host.pack_module("demo.classifier")

@@ -43,7 +43,7 @@ def energies(run, output, weight):
     return [float(line.split()[1]) / weight for line in lines]
 
 
-@pytest.mark.parametrize("eta", [0.0, 0.6])
+@pytest.mark.parametrize("eta", [0.0, pytest.param(0.6, marks=pytest.mark.slow)])
 def test_the_energy_falls_below_that_of_an_unled_walk(run_graph, eta):
     scene = Guided()
     found, free = (
