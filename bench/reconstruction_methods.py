@@ -104,7 +104,7 @@ def exact_float64(walk: Walk, method: str):
     """Both directions of MirrorExactInvert with the network in float64; a sampler's result on a wire is float32."""
     nodes = world().host.pack_module("nodes.mirror.exact")
     inputs, make = nodes.METHODS[method]
-    chosen, model = make(defaults(inputs())), walk.model.clone()
+    chosen, model = make(defaults(inputs()), walk.batch.latent), walk.model.clone()
     model.set_model_compute_dtype(torch.float64)
     sigmas = nodes.families.noise_levels(model, SCHEDULER, walk.steps)
 

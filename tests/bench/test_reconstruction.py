@@ -74,7 +74,8 @@ def test_what_is_claimed_of_the_methods_holds_on_held_out_scenes(bench, tmp_path
 
 def test_changed_sources_are_measured_anew(bench, tmp_path, capsys, monkeypatch):
     file = tmp_path / "r.json"
-    short = ["--scenes", "1", "--steps", "2", "--cfg", "1", "--methods", "bdia", "--json", str(file), "--resume"]
+    short = ["--scenes", "1", "--steps", "2", "--cfg", "1", "--methods", "bdia", "edict float64", "--json", str(file),
+             "--resume"]
     bench.main(short)
     bench.main(short)
     assert ", pictures" in capsys.readouterr().out.split("wrote")[0]
