@@ -25,9 +25,11 @@ def test_what_a_picture_leaves_open_is_found_and_bounds_the_answer(host):
 def test_the_bound_and_the_regions_are_written(host, tmp_path, capsys):
     from bench import edits_bound, edits_regions
     bound, regions = tmp_path / "bound.json", tmp_path / "regions.json"
-    edits_bound.main(["--groups", "several", "--scenes", "1", "--seeds", "2", "--steps", "3", "--json", str(bound)])
+    edits_bound.main(["--groups", "several", "--scenes", "1", "--seeds", "2", "--decoded", "--steps", "3",
+                      "--json", str(bound)])
     row = json.loads(bound.read_text())["rows"][0]
     assert row["mean of noises"] > row["ours"] > 0 and row["any"] is None and row["coded"] > 20
+    assert row["answer's cells"] > row["ours in them"] > row["ours decoded"] > 15
     edits_regions.main(["--groups", "several", "--scenes", "1", "--steps", "3", "--json", str(regions)])
     rows = {row["rule"]: row for row in json.loads(regions.read_text())["rows"]}
     assert rows["otsu"]["iou, of the answer"] > .6 and rows["otsu"]["outside"] > rows["otsu, logarithm"]["outside"]
