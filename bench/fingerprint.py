@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable
 from pathlib import Path
 
 import torch
 
 from harness.environment import ROOT, available_host
+
+
+def stamp(files: Iterable[Path]) -> str:
+    """Changes when one of these files does."""
+    states = [(str(path), path.stat().st_size, path.stat().st_mtime) for path in files]
+    return hashlib.sha256(json.dumps(states).encode()).hexdigest()[:16]
 
 
 def fingerprint(parts: Iterable[str], weights: Iterable[str] = (), files: Iterable[Path] = ()) -> str:

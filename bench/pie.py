@@ -22,6 +22,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -33,7 +34,7 @@ from harness.boot import boot
 from . import pie_metrics, pie_sets
 from .edit_methods import METHODS
 from .edits_measure import Book, Stage, alone
-from .fingerprint import fingerprint
+from .fingerprint import fingerprint, stamp
 from .pie_sets import Sets
 from .table import show, write
 
@@ -81,6 +82,13 @@ class Entry:
         return picture, picture, mask
 
 
+class Judges(NamedTuple):
+    """What figures are computed by."""
+    figures: list
+    sets: Sets | None
+    networks: str       # changes with the files that their weights come from
+
+
 def pixels(image: Image.Image) -> Tensor:
     """[1, H, W, 3] in [0, 1]."""
     return torch.from_numpy(np.asarray(image, np.float32) / 255)[None]
@@ -95,13 +103,14 @@ def main(argv: list[str]) -> int:
     found = entries(args.folder, args.count, args.size)
     figures, missing = pie_metrics.available(args.weights)
     sets, also_missing = pie_sets.available(args.weights, args.reference, len(found))
+    judges = Judges(figures, sets, stamp(sorted(args.weights.rglob("*"))) if args.weights else "")
     missing += also_missing
     print("\n".join(missing))
     host = boot(cpu=args.cpu)
     stage = Stage(host, *load(args.checkpoint), args.steps, cells=args.size // 8, decoder=SD_DECODER)
     out = args.json.parent if args.json else Path("output", "pie")
     book = opened(args, out)
-    rows = [row(stage, book, name, found, figures, sets) for name in args.methods]
+    rows = [row(stage, book, name, found, judges) for name in args.methods]
     show(rows, f"{args.folder.name}, {args.checkpoint.name}")
     write(args.json or out / "pie.json", {"rows": rows, "missing": missing, "steps": args.steps})
     return 0
@@ -173,14 +182,14 @@ def opened(args: argparse.Namespace, out: Path) -> Book:
 
 
 @torch.inference_mode()
-def row(stage: Stage, book: Book, name: str, found: list[Entry], figures: list, sets: Sets | None) -> dict:
+def row(stage: Stage, book: Book, name: str, found: list[Entry], judges: Judges) -> dict:
     """A method's means over pictures, fid and kid if asked for, and what it costs. Each picture is run by itself."""
     values, costs, started = [], [], time.time()
     for k, entry in enumerate(found):
         print(f"\r\033[K{name}: {k}/{len(found)}, {time.time() - started:.0f} s", end="", flush=True)
         costs.append(edited(stage, book, name, entry))
-        values.append(judged(book, name, entry, figures))
-    of_set = compared(book, name, found, sets) if sets else {}
+        values.append(judged(book, name, entry, judges))
+    of_set = compared(book, name, found, judges) if judges.sets else {}
     print("\r\033[K", end="")
     return {"method": name, "pictures": len(found), **means(values), **of_set, **means(costs)}
 
@@ -195,22 +204,23 @@ def edited(stage: Stage, book: Book, name: str, entry: Entry) -> dict[str, float
     return book.find(name, settings, [entry])[0]
 
 
-def judged(book: Book, name: str, entry: Entry, figures: list) -> dict[str, float]:
+def judged(book: Book, name: str, entry: Entry, judges: Judges) -> dict[str, float]:
     """All figures of one edit. As the evaluator does, they are computed from the file, and so from bytes."""
-    by = {"figures": [getattr(figure, "__name__", type(figure).__name__) for figure in figures]}
+    names = [getattr(figure, "__name__", type(figure).__name__) for figure in judges.figures]
+    by = {"figures": names, "networks": judges.networks}
     if book.find(name, by, [entry]) is None:
         source, _, mask = entry.pictures()
         x, truth = (p.movedim(-1, 1) for p in (pixels(Image.open(book.picture(name, entry))), source))
-        each = [figure(x, truth, mask, entry.captions) for figure in figures]
+        each = [figure(x, truth, mask, entry.captions) for figure in judges.figures]
         book.add(name, by, [entry], [{column: value for values in each for column, value in values.items()}])
     return book.find(name, by, [entry])[0]
 
 
-def compared(book: Book, name: str, found: list[Entry], sets: Sets) -> dict[str, float]:
+def compared(book: Book, name: str, found: list[Entry], judges: Judges) -> dict[str, float]:
     """fid and kid of all pictures of a method. The book has them under the first picture."""
-    by = {"reference": sets.identity(), "pictures": len(found)}
+    by = {"reference": judges.sets.identity(), "pictures": len(found), "networks": judges.networks}
     if book.find(name, by, found[:1]) is None:
-        book.add(name, by, found[:1], [sets([book.picture(name, entry) for entry in found], name)])
+        book.add(name, by, found[:1], [judges.sets([book.picture(name, entry) for entry in found], name)])
     return book.find(name, by, found[:1])[0]
 
 

@@ -14,8 +14,6 @@ without a seed, these by torch with one.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import pickle
 import warnings
 from pathlib import Path
@@ -25,6 +23,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from .fingerprint import stamp
 from .pie_metrics import INSTALL, installed
 
 INCEPTION, SAME = "pt_inception-2015-12-05-6726825d.pth", "*inception-2015-12-05-6726825d.pth"
@@ -67,8 +66,7 @@ class Sets:
 
     def identity(self) -> str:
         """Changes with the real pictures."""
-        files = [(str(path), path.stat().st_size, path.stat().st_mtime) for path in self.reference]
-        return hashlib.sha256(json.dumps(files).encode()).hexdigest()[:16]
+        return stamp(self.reference)
 
     @torch.inference_mode()
     def features(self, paths: list[Path], what: str) -> Tensor:

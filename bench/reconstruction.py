@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 
 from mirror_ops.measure.metrics import psnr, relative_displacement
+from mirror_ops.storage.whole_file import write_whole
 
 from .fingerprint import fingerprint
 from .reconstruction_methods import METHODS, SCHEDULER, Batch, Walk, batch_of
@@ -154,9 +155,7 @@ def keep(path: Path | None, content: dict) -> None:
     """Write the JSON in one go, so that an interrupted run leaves a whole file."""
     if path:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(path.name + ".part")
-        part.write_text(json.dumps(content, indent=1))
-        part.replace(path)
+        write_whole(path, json.dumps(content, indent=1).encode())
 
 
 def say(text: str) -> None:

@@ -134,13 +134,13 @@ def taught(args, edit: tuple[str, str], minutes: dict) -> list:
 
 def draw(folder: Path, count: int, source: str, target: str) -> None:
     """The scenes as PNG files, which `translate` then finds; what is there already stays."""
+    from mirror_ops.storage.whole_file import whole_file
     folder.mkdir(parents=True, exist_ok=True)
     for seed in range(count):
         file = folder / f"{seed:06}.png"
         if not file.exists():
-            part = file.with_suffix(".part")        # a kill must leave no half of a picture
-            render(before_and_after(seed, source, target)[0]).save(part, "PNG")
-            part.replace(file)
+            with whole_file(file) as part:          # a kill must leave no half of a picture
+                render(before_and_after(seed, source, target)[0]).save(part, "PNG")
 
 
 def settings(source: str, target: str) -> list[str]:
@@ -160,11 +160,15 @@ def teacher(host, source: str, target: str):
 
 
 def translate(pictures: Path, edits: Path, source: str, target: str, replace: bool = False) -> None:
-    """The folder job; raises SystemExit with its own words if it can't be done."""
-    from folders.command import main as job
+    """The folder job, which tries again what failed before, and goes on without what fails. Raises ValueError with its
+    own words if it can't be done."""
+    from folders import JobError, command
     given = [f"--set={setting}" for setting in settings(source, target)]
-    if job([str(pictures), str(edits), "--workflow", str(WORKFLOW), "--cpu", *given, *["--replace"] * replace]):
-        sys.exit(1)
+    options = [str(pictures), str(edits), "--workflow", str(WORKFLOW), "--cpu", "--retry-failed", *given]
+    try:
+        command.translate(command.parser().parse_args([*options, *["--replace"] * replace]))
+    except JobError as error:
+        raise ValueError(str(error)) from error
 
 
 def seconds_of(edits: Path, pictures: int) -> float:
@@ -181,7 +185,7 @@ def kept_pairs(pictures: Path, edits: Path, seeds: range, target: str) -> list:
     from mirror_ops.distillation.pairs import Pair, Rule, figures_of
     from mirror_ops.regions.found import picture_region
     classifier, rule, made = load_classifier(), Rule(least_score=1.0), []
-    for seed in seeds:
+    for seed in (seed for seed in seeds if (edits / f"{seed:06}.png").is_file()):
         before, after = (pixels(Image.open(place / f"{seed:06}.png").convert("RGB")) for place in (pictures, edits))
         one, other = (part[None].float() / 255 for part in (before, after))
         region = picture_region(one, other)

@@ -42,7 +42,7 @@ def run(ray, job: Job, names: list[str], workers: int | None) -> Iterator[dict]:
     there = ray.cluster_resources()
     gpus = 0 if job.cpu else int(there.get("GPU", 0))
     places = gpus or int(there.get("CPU", 1))
-    workers = max(1, min(workers or places, places, len(names)))
+    workers = count_of(workers, places, "GPUs" if gpus else "cores", len(names))
     size = max(1, min(LARGEST_BLOCK, len(names) // (workers * BLOCKS_EACH)))
     data = from_items([{"name": name} for name in names], override_num_blocks=-(-len(names) // size))
     done = data.map_batches(Actor, fn_constructor_args=(job,), batch_size=size, num_cpus=1, num_gpus=1 if gpus else 0,
@@ -53,6 +53,13 @@ def run(ray, job: Job, names: list[str], workers: int | None) -> Iterator[dict]:
             if "stop" in row:
                 raise JobError(row["stop"])
             yield row
+
+
+def count_of(asked: int | None, places: int, kind: str, pictures: int) -> int:
+    """How many workers there will be: as many as asked for, or as there are places, and then says so."""
+    if asked and asked > places:
+        print(f"--workers {asked}: of {places} {kind} each takes one, so {places} work.", flush=True)
+    return max(1, min(asked or places, places, pictures))
 
 
 class Actor:

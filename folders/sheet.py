@@ -1,10 +1,11 @@
 """The contact sheet: pictures beside their results, evenly from the whole job, failures left out."""
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+from mirror_ops.storage.whole_file import whole_file
 
 PAIRS, COLUMNS, CELL, HEAD, GAP = 40, 4, 160, 18, 6
 
@@ -45,12 +46,8 @@ def shortened(text: str, font, width: int, draw) -> str:
 
 def write(content: Image.Image | str, file: Path) -> None:
     """A report, whole or not there."""
-    part = file.with_name(f".{file.name}.{os.getpid()}.part")
-    try:
+    with whole_file(file) as part:
         if isinstance(content, str):
             part.write_text(content, encoding="utf-8")
         else:
             content.save(part, "JPEG", quality=90)
-        os.replace(part, file)
-    finally:
-        part.unlink(missing_ok=True)

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from mirror_ops.storage.whole_file import whole_file
+
 from ..render import SIZE, render_array
 from ..scene import ATTRIBUTES, HELD_OUT, Scene, scene
 
@@ -21,16 +23,14 @@ def pictures(folder: Path, count: int, first: int = 0, kind: str = PICTURES) -> 
     path = folder / f"{kind}-{first}-{count}.npy"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(".part.npy")
-        array = np.lib.format.open_memmap(part, "w+", np.uint8, (count, SIZE, SIZE, 3))
         seeds = [range(first + a, first + min(a + 250, count)) for a in range(0, count, 250)]
-        with ProcessPoolExecutor(os.cpu_count()) as pool:
+        with whole_file(path) as part, ProcessPoolExecutor(os.cpu_count()) as pool:
+            array = np.lib.format.open_memmap(part, "w+", np.uint8, (count, SIZE, SIZE, 3))
             for i, chunk in enumerate(pool.map(partial(_draw, kind), seeds)):
                 array[i * 250:i * 250 + len(chunk)] = chunk
                 print(f"\rrendering {min((i + 1) * 250, count)}/{count}", end="", flush=True)
-        print()
-        array.flush()
-        part.replace(path)
+            print()
+            array.flush()
     return np.load(path, mmap_mode="r")
 
 

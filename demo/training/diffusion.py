@@ -14,6 +14,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from mirror_ops.storage.whole_file import whole_file
+
 from ..model import CONTEXT, HEADS, TOKENIZER, UNET, TextModel, text_config, vocabulary_size
 from ..scene import ATTRIBUTES, Scene, caption, random_caption, scene
 from .data import PICTURES, pictures
@@ -71,10 +73,9 @@ def latents(folder: Path, vae: Path, workers: int, scenes: int, kind: str = PICT
     path = folder / f"latents-{kind}-{scenes}-{_encoder(vae)}.npy"
     if not path.exists():
         side = pictures(folder, scenes, kind=kind).shape[1] // 8
-        part = path.with_suffix(".part.npy")
-        np.lib.format.open_memmap(part, "w+", np.float16, (scenes, 2, UNET["in_channels"], side, side)).flush()
-        parallel(_encode, workers, folder, part, vae, scenes, kind)
-        part.replace(path)
+        with whole_file(path) as part:
+            np.lib.format.open_memmap(part, "w+", np.float16, (scenes, 2, UNET["in_channels"], side, side)).flush()
+            parallel(_encode, workers, folder, part, vae, scenes, kind)
     return np.load(path, mmap_mode="r")
 
 

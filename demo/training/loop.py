@@ -16,6 +16,8 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+from mirror_ops.storage.whole_file import whole_file
+
 
 def bfloat16() -> contextlib.AbstractContextManager:
     """Autocast to bfloat16 where the processor multiplies it natively (half the time of float32), else nothing."""
@@ -122,8 +124,8 @@ def _save(checkpoint, origin, modules, optimiser, average, step, seconds):
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
     state = {"origin": origin, "modules": {k: m.state_dict() for k, m in modules.items()},
              "optimiser": optimiser.state_dict(), "average": average, "step": step, "seconds": seconds}
-    torch.save(state, checkpoint.with_suffix(".part"))
-    checkpoint.with_suffix(".part").replace(checkpoint)
+    with whole_file(checkpoint) as part:
+        torch.save(state, part)
 
 
 def _averaged(modules, average):

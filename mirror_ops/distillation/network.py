@@ -25,7 +25,7 @@ from safetensors.torch import save as serialised
 from spandrel.architectures.NAFNet import NAFNet
 from torch import Tensor, nn
 
-from .files import write_whole
+from ..storage.whole_file import write_whole
 
 FORMAT = "mirror-distilled-edit"
 # What a small part of the network is: what scales and shifts its channels, and both ends. 1 or 2 % of the weights.

@@ -15,7 +15,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from ..measure.within import psnr_within
-from .files import write_whole
+from ..storage.whole_file import write_whole
 
 BEFORE, AFTER, REGION, FIGURES = "before", "after", "region", "figures"
 LEAST = 8  # pairs that a training takes

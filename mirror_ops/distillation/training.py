@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from .files import write_whole
+from ..storage.whole_file import write_whole
 from .losses import (
     Discriminator,
     adversarial_loss,

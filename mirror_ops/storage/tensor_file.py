@@ -9,6 +9,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from .whole_file import whole_file
+
 
 @dataclass(frozen=True)
 class FileKind:
@@ -29,13 +31,10 @@ class FileKind:
             for name, value in tensors.items() if value is not None
         }
         header = {"format": self.name, "version": str(self.version), "meta": facts}
-        path = Path(path)
-        part = path.with_name(path.name + ".part")
         try:
-            save_file(kept, str(part), header)
-            part.replace(path)
+            with whole_file(Path(path)) as part:
+                save_file(kept, str(part), header)
         except (OSError, SafetensorError) as error:
-            part.unlink(missing_ok=True)
             raise ValueError(
                 f"The {self.noun} could not be written to {path} ({error}). Free some space there, or make it writable."
             ) from error

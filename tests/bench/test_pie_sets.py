@@ -219,6 +219,12 @@ def test_a_folder_is_measured_and_a_second_run_reads_the_book(host, layout, weig
         patch.setattr(pie_sets.Sets, "features", None)
         patch.setattr("bench.pie_metrics.Lpips.__call__", None)
         assert run("--weights", weights, "--reference", tmp_path / "real")["rows"] == full["rows"]
+    others = tmp_path / "other weights"
+    shutil.copytree(weights, others)
+    file = next(others.rglob("squeezenet*"))
+    torch.save({name: weight.flip(0) for name, weight in torch.load(file, weights_only=True).items()}, file)
+    anew = run("--weights", others, "--reference", tmp_path / "real")["rows"][0]
+    assert anew["lpips"] != full["rows"][0]["lpips"] and anew["psnr"] == full["rows"][0]["psnr"]
 
 
 def test_pictures_of_other_settings_are_never_taken_for_these(host, layout, tmp_path):

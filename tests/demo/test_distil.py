@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from demo import distil
+from folders import JobError
 from folders.ledger import FOLDER
 from mirror_ops.distillation import network, training
 
@@ -36,10 +37,29 @@ def test_a_base_that_is_none_and_too_few_pairs_are_told_in_a_sentence(capsys, mo
 
 def test_replace_goes_to_the_folder_job(monkeypatch, tmp_path):
     given = []
-    monkeypatch.setattr("folders.command.main", lambda argv: given.append(argv))
+    monkeypatch.setattr("folders.command.translate", given.append)
     for replace in (False, True):
         distil.translate(tmp_path, tmp_path, "fox", "dog", replace)
-    assert ["--replace" in argv for argv in given] == [False, True]
+    assert [options.replace for options in given] == [False, True] and all(o.retry_failed for o in given)
+
+
+def test_a_picture_that_fails_costs_its_pair_and_no_more(monkeypatch, tmp_path, capsys):
+    def all_but_one(options):
+        for file in sorted(options.source.glob("*.png"))[1:]:
+            options.target.mkdir(exist_ok=True)
+            seed = int(file.stem)
+            distil.render(distil.before_and_after(seed, "fox", "dog")[1]).save(options.target / file.name)
+        return 1
+    monkeypatch.setattr("folders.command.translate", all_but_one)
+    monkeypatch.setattr(distil, "seconds_of", lambda *_: 0.0)
+    args = distil.parse(["--pictures", "9", "--folder", str(tmp_path)])
+    assert len(distil.taught(args, ("fox", "dog"), {})) == 8
+
+    def refused(options):
+        raise JobError("there is no room")
+    monkeypatch.setattr("folders.command.translate", refused)
+    assert distil.main(["--pictures", "9", "--folder", str(tmp_path)]) == 1
+    assert capsys.readouterr().err == "run.py distil: there is no room\n"
 
 
 def test_minutes_are_those_of_all_runs(monkeypatch, tmp_path):

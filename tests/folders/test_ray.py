@@ -34,6 +34,15 @@ def kill_first_worker(ledger_folder) -> None:
         time.sleep(.1)
 
 
+@pytest.mark.parametrize("asked, pictures, workers, said", [
+    (None, 9, 3, ""), (2, 9, 2, ""), (8, 2, 2, "--workers 8: of 3 GPUs"), (8, 9, 3, "so 3 work")])
+def test_no_more_workers_than_places_and_that_is_said(capsys, asked, pictures, workers, said):
+    from folders.ray_job import count_of
+    assert count_of(asked, 3, "GPUs", pictures) == workers
+    out = capsys.readouterr().out
+    assert said in out and bool(said) == bool(out)
+
+
 @pytest.mark.slow
 @needs_ray
 def test_a_cluster_makes_what_one_process_makes_though_a_worker_is_killed(host, tmp_path):

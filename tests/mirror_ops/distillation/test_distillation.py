@@ -1,5 +1,6 @@
 """Distilled edits: the network, its file, its training, and what it is trained on."""
 import dataclasses
+import os
 from pathlib import Path
 
 import pytest
@@ -195,7 +196,7 @@ def test_a_full_disk_is_told_in_a_sentence_and_what_was_there_stays(tmp_path):
     path = tmp_path / "file"
     path.write_bytes(b"before")
     for write in (State(Plan(steps=4, size=32, shape=SMALL)).save, lambda path: network.save(stirred(), path, {})):
-        Path(f"{path}.partial").symlink_to("/dev/full")
+        path.with_name(f".file.{os.getpid()}.part").symlink_to("/dev/full")
         with pytest.raises(OSError, match=f"^{path} could not be written: No space left on device$"):
             write(path)
         assert path.read_bytes() == b"before" and [file.name for file in tmp_path.iterdir()] == ["file"]
@@ -307,7 +308,7 @@ def test_a_half_written_pair_is_no_pair(tmp_path, monkeypatch, kind):
     with pytest.raises(OSError, match="009.* could not be written: No space left on device"):
         write_pair(tmp_path, "009", *one, figures_of(*one))
     monkeypatch.undo()
-    assert (tmp_path / pairs.AFTER / "009.png").is_file() and not list(tmp_path.rglob("*.partial"))
+    assert (tmp_path / pairs.AFTER / "009.png").is_file() and not list(tmp_path.rglob("*.part"))
     assert len(read_pairs(tmp_path)) == 8
 
 
