@@ -12,7 +12,7 @@ graphs | marks | locales | pages | lint.
     graphs  write the template graphs in workflows/ again
     marks   draw the icon and the banner in docs/ again
     locales write the editor's words in other languages again, from locales/words.csv
-    pages   write the tables of nodes and templates in README.md again
+    pages   write the tables of README.md and the pictures of the help pages again; a page to fill in for a new node
     lint    ruff, with the rules of pyproject.toml
 
 The first use makes an environment with pinned packages and ComfyUI in a per-user cache folder; later ones reuse it.

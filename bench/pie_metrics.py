@@ -3,7 +3,8 @@
 Networks are read from a folder of the user's, nothing is downloaded. What is not there leaves its columns out:
 
     dino-vitb8/                                 facebook/dino-vitb8 as transformers saves it: dist
-    clip-vit-large-patch14/                     openai/clip-vit-large-patch14: clip_whole, clip_edited, directional
+    clip-vit-large-patch14/                     openai/clip-vit-large-patch14: clip_whole, clip_edited, directional,
+                                                clip_acc
     hub/checkpoints/squeezenet1_1-b8a52dc0.pth  torchvision's, with the package torchmetrics: lpips
 
 The figures of a set of pictures, fid and kid, are in pie_sets.py.
@@ -83,7 +84,7 @@ class Dino:
 
 
 class Clip:
-    """`clip_whole`, `clip_edited` (all but the region black) against the target prompt; and three figures of others:
+    """`clip_whole`, `clip_edited` (all but the region black) against the target prompt; and two figures of others:
     `directional`, and `clip_acc`, whether the edited picture is nearer to the target's prompt than to the source's."""
 
     def __init__(self, folder: Path):

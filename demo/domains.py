@@ -1,6 +1,7 @@
-"""Two domains of the embedded world, cats and dogs: LoRAs that make its model draw only the one or only the other.
+"""Two domains of the embedded world, cats and dogs: LoRAs that make its model draw only the one or only the other
+where a caption says `animal`.
 
-Together with captions that do not name the species they stand in for two models trained on two sets of pictures.
+Together with such captions they stand in for two models trained on two sets of pictures.
 """
 from __future__ import annotations
 
@@ -23,7 +24,10 @@ def neutral_caption(s: Scene) -> str:
 
 
 def only(model, species: str, strength: float = 1.0):
-    """A clone of the embedded MODEL that draws only this species. Raises FileNotFoundError if the file is absent."""
+    """A clone of the embedded MODEL that draws this species where it is told `animal`.
+
+    Raises FileNotFoundError if the file is absent.
+    """
     import comfy.sd
     import comfy.utils
     path = weights_of(species)

@@ -1,4 +1,5 @@
-"""The maths of the mirror, on plain tensors. Needs torch, numpy, Pillow and safetensors; never imports comfy.
+"""The maths of the mirror, on plain tensors. Needs torch, numpy, Pillow, safetensors, pydantic and, for
+distillation, spandrel, which ComfyUI has; never imports comfy.
 
 Everything is written on one callable, `denoise(x, sigma, cond) -> denoised`, and one walk over noise levels:
 
@@ -20,4 +21,6 @@ Where things are, a folder for each idea:
     stochastic   a picture as the noises of a stochastic sampler
     regions      where an edit acts
     measure      how good a mirror or an edit is
+    distillation an edit taught to a small network
+    storage      files that appear whole, and are checked when read
 """

@@ -94,7 +94,7 @@ METHODS = {
     "ours+p2p": Method(controlled, {"control": "MirrorPromptToPrompt", "cross_until": 1.0, "self_until": 0.0,
                                     "cross_weight": .3}, about="with the source's cross-attention maps, weight .3"),
     "ours+masactrl": Method(controlled, {"control": "MirrorMutualSelfAttention"},
-                            about="with mutual self-attention from step 20 of 50"),
+                            about="with mutual self-attention from 40 % of the walk on"),
     "ours+proximal": Method(controlled, {"control": "MirrorProximalGuidance"}, about="with proximal guidance"),
     "ours+pull": Method(controlled, {"control": "MirrorInversionGuidance", "step_size": .5, "first_timestep": 600},
                         about="with inversion guidance towards the noised picture, .5 from timestep 600"),

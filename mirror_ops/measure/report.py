@@ -16,6 +16,7 @@ class EditReport:
     backwards: float = 0.0
     changes: tuple[float, ...] = ()  # [T] how far the edit is from the picture as it was after each step, see `change`
     coverage: tuple[float, ...] = ()  # [B] the part of each picture in which the edit acts; empty: no region was sought
+    widget: str = "strength"  # of the node, which asks for more or less of the edit
     why_empty: str = "the model sees no difference worth an edit; try a higher strength or cfg, or plainer words"
 
     @property
@@ -37,9 +38,9 @@ class EditReport:
 
     def _advice(self) -> list[str]:
         if self.coverage and min(self.coverage) > NEARLY_ALL:
-            return ["Nearly the whole picture changed: lower strength or cfg, or connect a mask."]
+            return [f"Nearly the whole picture changed: lower {self.widget} or cfg, or connect a mask."]
         if self.changes and self.changes[-1] < HARDLY and not (self.coverage and min(self.coverage) == 0):
-            return ["Hardly anything changed: raise strength or cfg, or say the change in plainer words."]
+            return [f"Hardly anything changed: raise {self.widget} or cfg, or say the change in plainer words."]
         return []
 
 

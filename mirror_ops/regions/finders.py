@@ -2,7 +2,7 @@
 
 The rules take a change [B, 1, H, W] >= 0 and give a region [B, 1, H, W] in [0, 1]. `otsu_region` is the one in use
 here, on latents as `seen_region`; the others are those of recent editors, as their codes have them, to compare with
-(`run.py bench edits`: region IoU).
+(`run.py bench edits-regions`).
 """
 
 import torch

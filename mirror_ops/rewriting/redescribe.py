@@ -48,7 +48,8 @@ def redescribe(
 ) -> Redescription:
     """Walks `latents` [T+1, B, C, H, W] forward from latents[0], rewriting `embedding` [B or 1, tokens, width].
 
-    `denoise(x, sigma, embedding)` holds the guidance at which one will sample (`guidance.of_positive`, `of_negative`).
+    `denoise(x, sigma, embedding)` holds the guidance at which one will sample (`of_positive`, `of_negative` of
+    guidance.classifier_free).
     A rewriter is called as `rewrite(move, target, embedding, progress)`: `move(embedding)` is this step's Euler move,
     differentiable in its argument; `target` is the recorded latent it should reach, [B, C, H, W]; both are scaled to
     the unit variance that the network sees, so that losses mean the same at every level. `progress` is i / T.

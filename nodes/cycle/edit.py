@@ -112,7 +112,7 @@ class CycleDiffusionEdit(io.ComfyNode):
             check_walks(decoder, {"target": wanted["positive"], **wanted}, samples)
             edited, count = _apart(model, decoder, samples, said, wanted, plan)
         changed = change(edited.float().cpu(), families.latent_in(model, samples))
-        report = EditReport(*count.each(len(samples)), changes=(changed,))
+        report = EditReport(*count.each(len(samples)), changes=(changed,), widget="denoise")
         edited = {**latent, **families.latent_out(model, edited)}
         return io.NodeOutput(edited, report.forwards, report, ui=shown(report.text))
 

@@ -12,6 +12,7 @@ from ...mirror_ops.measure.perceptual import directional_similarity
 from ...mirror_ops.stochastic.dpm_encoder import dpm_decode, dpm_encode
 from ...mirror_ops.walks.precision import seen_in
 from ..host import families
+from ..host.attach import check_uncontrolled
 from ..host.branches import Branch
 from ..host.clip_space import check_belong, image_embedding, text_embedding
 from ..host.denoiser import run
@@ -55,7 +56,9 @@ class CycleDiffusionRank(io.ComfyNode):
             search_aliases=["ensemble", "best of n", "directional clip"],
             is_output_node=True,
             inputs=[
-                io.Model.Input("model", tooltip="Patches on it (LoRA, guidance and attention nodes) apply."),
+                io.Model.Input("model", tooltip=(
+                    "LoRA and proximal guidance on it apply; controls that read the picture's side are refused."
+                )),
                 io.Vae.Input("vae", tooltip="Encodes the pictures and decodes their edits."),
                 io.Image.Input("image", tooltip="The picture(s) to edit."),
                 io.Conditioning.Input("source", tooltip="Describes the picture as it is."),
@@ -96,6 +99,7 @@ class CycleDiffusionRank(io.ComfyNode):
         cls, model, vae, image, source, target, clip_vision, clip, source_text, target_text, encoder, trials,
         source_cfgs, cfgs, strengths, steps, scheduler, negative=None,
     ) -> io.NodeOutput:
+        check_uncontrolled(model, "CycleDiffusion Rank")
         texts = [_embedded(clip, text, name) for text, name in ((source_text, "source"), (target_text, "target"))]
         lists = [_numbers(text, name) for name, text in (("source_cfgs", source_cfgs), ("cfgs", cfgs))]
         parts = _strengths(strengths)

@@ -12,7 +12,7 @@ from ...mirror_ops.distillation import network
 from ...mirror_ops.distillation.pairs import Pair, digest, read_pairs
 from ...mirror_ops.distillation.training import Plan, State, begun, seconds_left, train
 from ...mirror_ops.measure.within import psnr_within
-from ..host import notices, training
+from ..host import files, notices, training
 from ..host.values import SEEDS
 from ..reports import shown
 from ..types import category
@@ -81,6 +81,7 @@ class MirrorTrainEdit(io.ComfyNode):
             training.pairs_folder(folder), training.model_file(name), training.training_file(name)
         )
         training.check_ours(file)
+        files.note(folder, training.pairs_state(folder))
         learnt_from, held_back = split(read_pairs(place))
         plan = Plan(steps, batch, fitting(size, learnt_from + held_back), adversarial=LOSSES[loss],
                     seed=seed % (1 << 31), shape=network.Shape(width) if start is None else network.shape_of(start),
@@ -108,11 +109,7 @@ class MirrorTrainEdit(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, folder, **settings):
-        try:
-            kept = (training.pairs_folder(folder) / "figures").glob("*.json")
-            return [(path.name, path.stat().st_mtime_ns) for path in sorted(kept)]
-        except (OSError, ValueError):
-            return None
+        return files.stamps(folder, state=training.pairs_state)
 
 
 def edit_of(upscale_model):
@@ -126,7 +123,7 @@ def edit_of(upscale_model):
 
 
 def split(pairs: list[Pair]) -> tuple[list[Pair], list[Pair]]:
-    """(pairs to learn from, pairs held back): every 16th is held back, at least two."""
+    """(pairs to learn from, pairs held back): one in 16 is held back, at least two and at most 16."""
     held = pairs[::max(1, len(pairs) // max(2, min(MOST_HELD_BACK, len(pairs) // HELD_BACK)))]
     held = held[:MOST_HELD_BACK]
     chosen = set(map(id, held))

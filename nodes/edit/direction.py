@@ -39,7 +39,7 @@ class CLIPDomainDirection(io.ComfyNode):
                     "sentences", options=[*BANKS, AS_GIVEN, FILES], tooltip=(
                         "things: over 60 sentence frames for nouns. qualities: the same for words such as `striped`. "
                         "as given: your own sentences, one a line, best in the style of your captions. text files: "
-                        "names of .txt files in ComfyUI's input folder that hold them."
+                        "names of .txt files in ComfyUI's output or input folder that hold them."
                     ),
                 ),
             ],

@@ -30,7 +30,7 @@ class MirrorRegion(io.ComfyNode):
                 *edge_inputs(),
                 io.Combo.Input("rule", options=list(RULES), default="otsu", optional=True, advanced=True, tooltip=(
                     "otsu: the valley between little and much change. The others are published editors': a weight from "
-                    "the least to the largest change, a sigmoid between two quantiles."
+                    "the least to the largest change, a sigmoid between two quantiles, how unlike the two are."
                 )),
             ],
             outputs=[io.Mask.Output(display_name="region")],

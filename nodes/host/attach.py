@@ -136,6 +136,16 @@ def check_apart(model: ModelPatcher, other_model: ModelPatcher, name: str) -> No
         )
 
 
+def check_uncontrolled(patcher: ModelPatcher, name: str) -> None:
+    """Raises ValueError, before any work of the node of that name, for controls on the model: that node walks the
+    picture first and its edits later, and controls need both at every step."""
+    if patcher.model_options.get("transformer_options", {}).get(_DECLARED) is not None:
+        raise ValueError(
+            f"A control node (attention or guidance) reads the picture's side at each step, and {name} walks the "
+            "picture by itself. Leave the control out; CycleDiffusion Edit takes it."
+        )
+
+
 def get_reference(options: dict) -> "ReferencePass | None":
     """The source side of the sampling that runs, from an attention patch's extra options or transformer options."""
     return options.get(_REFERENCE)

@@ -3,7 +3,7 @@
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 
@@ -15,8 +15,9 @@ NAMED, LOOKED_AT = 20, 5000  # file names in a message, and how many files are l
 LEAST_FREE = 2**20  # bytes
 REMEMBERED = 64  # files of one node
 Stamp = tuple[int, int, int, int] | None
+State = Callable[[str], object]  # of what a name stands for
 
-_read: dict[str | None, dict[str, Stamp]] = {}  # node id -> the files that it read by a wired name, as they were then
+_read: dict[str | None, dict[str, object]] = {}  # node id -> what it read by a wired name, as that was then
 _changes: Counter = Counter()  # node id -> how often one of them was found changed
 
 
@@ -97,15 +98,16 @@ def problem(check, *args) -> bool | str:
     return True
 
 
-def stamps(*names: str | None) -> list:
-    """For `fingerprint_inputs`: a value that changes whenever one of these files does. None: the name comes by wire,
-    and stands for what the running node last read by `noted`."""
-    found: list = [stamp(name) for name in names if name is not None]
+def stamps(*names: str | None, state: State | None = None) -> list:
+    """For `fingerprint_inputs`: a value that changes whenever one of these files does, or `state` of a name, if that is
+    given. None: the name comes by wire, and stands for what the running node last read by `noted`."""
+    look = state or stamp
+    found: list = [look(name) for name in names if name is not None]
     if None not in names:
         return found
     node = _running()
     then = _read.get(node, {})
-    now = {name: stamp(name) for name in then}
+    now = {name: look(name) for name in then}
     if now != then:
         _read[node] = now
         _changes[node] += 1
@@ -114,14 +116,20 @@ def stamps(*names: str | None) -> list:
 
 def noted(name: str, kinds: tuple[str, ...] = READABLE) -> Path:
     """`existing_file`, whose state the running node's `stamps` is then compared with."""
-    path, node = existing_file(name, kinds), _running()
+    path = existing_file(name, kinds)
+    note(name, stamp(name))
+    return path
+
+
+def note(name: str, state: object) -> None:
+    """Keeps in what state the running node has read what is named so."""
+    node = _running()
     seen = _read.setdefault(node, {})
     seen.pop(name, None)
-    seen[name] = stamp(name)
+    seen[name] = state
     if len(seen) > REMEMBERED:  # what is no longer watched counts as changed
         seen.pop(next(iter(seen)))
         _changes[node] += 1
-    return path
 
 
 def stamp(name: str) -> Stamp:

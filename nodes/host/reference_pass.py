@@ -225,7 +225,7 @@ def check_shape(mirror: Mirror, shape: torch.Size) -> Tensor:
     if latents.shape[2:] != shape[1:] or latents.shape[1] not in (1, shape[0]):
         raise ValueError(
             f"The latent is {list(shape)} and the mirror's pictures {list(latents.shape[1:])}. Sample from the "
-            "mirror's own noise: the `noise` output of the node that made it."
+            "mirror's own noise: `inverted` of Redescribed DDIM Invert, `noise` of CycleDiffusion Encode."
         )
     return latents
 

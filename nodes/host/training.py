@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 from ...mirror_ops.distillation import network, tiles
+from ...mirror_ops.distillation.pairs import FIGURES
 from . import notices
 
 MODELS = "upscale_models"  # where stock Load Upscale Model looks
@@ -34,6 +35,15 @@ def show_shipped_edits() -> None:
 def pairs_folder(name: str) -> Path:
     """The folder of a set of pairs in ComfyUI's output folder. Raises ValueError for a name that leads out of it."""
     return _inside(Path(folder_paths.get_output_directory(), "mirror", "pairs"), name)
+
+
+def pairs_state(name: str) -> list | None:
+    """Changes with the pairs of that name; None where there can be none."""
+    try:
+        kept = (pairs_folder(name) / FIGURES).glob("*.json")
+        return [(path.name, path.stat().st_mtime_ns) for path in sorted(kept)]
+    except (OSError, ValueError):
+        return None
 
 
 def training_file(name: str) -> Path:

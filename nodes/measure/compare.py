@@ -29,7 +29,7 @@ class MirrorCompare(io.ComfyNode):
             is_output_node=True,
             inputs=[
                 io.Image.Input("reference", tooltip="What the others are compared with, such as the picture itself."),
-                io.Autogrow.Input("images", template=pictures, tooltip="Any number of edits of it."),
+                io.Autogrow.Input("images", template=pictures, tooltip="Up to twelve edits of it."),
                 io.String.Input(
                     "labels", default="before\nafter", multiline=True, tooltip="One a line, the reference's first."
                 ),

@@ -32,7 +32,7 @@ from ..host.walk import Walk
 from ..types import MirrorType, RewriterType, category
 
 TARGET, CURRENT = "target (null-text family)", "current (pix2pix-zero family)"
-PARITY = "parity (pix2pix-zero's own code)"  # 48 of 50 moves, see mirror_ops.parity
+PARITY = "parity (pix2pix-zero's own code)"  # 48 of 50 moves, see mirror_ops.walks.parity
 REGULARISERS = {"off": None, "pix2pix-zero": {}, "MirrorDiffusion": {"autocorrelation": 0.0}}
 MIXINGS = {"plain": newest, "averaged": averaged, "anderson": anderson()}
 CHECKPOINTING = {"auto": None, "on": True, "off": False}
@@ -112,7 +112,9 @@ def _inputs() -> list:
             tooltip="Guidance at which the prompt is rewritten: the reconstruction holds at this guidance. 1 for "
             "Mirror Sample without a negative. Inversion itself always runs at 1.",
         ),
-        io.Conditioning.Input("negative", optional=True, tooltip="Needed for a cfg other than 1."),
+        io.Conditioning.Input(
+            "negative", optional=True, tooltip="Needed for a cfg other than 1, unless the rewriter brings its own."
+        ),
         RewriterType.Input("rewriter", optional=True, tooltip="From Prompt Rewrite Optimizer; default: paper."),
         io.Sigmas.Input("sigmas", optional=True, tooltip="Instead of steps, scheduler and denoise."),
         io.Float.Input(

@@ -112,3 +112,12 @@ def test_a_candidate_that_is_not_finite_is_no_picture_and_never_wins(run_graph):
     scene.rank(model=model, strengths="0.5", cfgs="4, 5")
     with pytest.raises(GraphFailed, match="No candidate is a finite picture"):
         run_graph(scene)
+
+
+def test_a_control_that_reads_the_pictures_side_is_refused_before_any_work(run_graph):
+    scene = Judged()
+    scene.model = scene.add("MirrorCrossAttentionGuidance", model=scene.model, amount=0.1)()
+    scene.rank()
+    with pytest.raises(GraphFailed, match="A control node .* CycleDiffusion Rank walks the picture") as failed:
+        run_graph(scene)
+    assert "CycleDiffusion Edit takes it" in str(failed.value)

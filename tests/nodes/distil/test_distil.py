@@ -127,6 +127,26 @@ def test_stopped_and_queued_again_the_training_ends_the_same(host, run_graph, mo
     assert not all(torch.equal(straight[name], anew[name]) for name in anew)
 
 
+def test_what_was_trained_by_a_folder_of_a_wire_is_not_trained_again_until_a_pair_is_new(run_graph):
+    g = Graph()
+    gather(g, "wired")
+    run_graph(g)
+    g = Graph()
+    node = g.add("MirrorTrainEdit", folder=g.add("PrimitiveString", value="wired")(), name="wired", steps=2, batch=2,
+                 size=32, loss="pixels, edges", seed=0)
+
+    def trained_again():
+        for entry in g.values():
+            entry.pop("is_changed", None)  # the executor's note in the graph, which a client sends afresh
+        return any(data["node"] == node.id for data in run_graph(g, cached=True).named("executing"))
+
+    assert [trained_again(), trained_again()] == [True, False]
+    more = Graph()
+    gather(more, "wired", count=12)
+    run_graph(more)
+    assert [trained_again(), trained_again()] == [True, False]
+
+
 def descriptor(network):
     from spandrel import ModelLoader
     return ModelLoader().load_from_state_dict(network.state_dict())
@@ -189,7 +209,7 @@ def stop_at(training, step: int):
 
 
 def test_a_full_disk_neither_stops_a_training_nor_hides_a_stop(host, run_graph, monkeypatch, caplog):
-    training, files = (host.pack_module(name) for name in ("nodes.host.training", "mirror_ops.distillation.files"))
+    training, files = (host.pack_module(name) for name in ("nodes.host.training", "mirror_ops.storage.whole_file"))
     g = Graph()
     gather(g, "full")
     run_graph(g)

@@ -163,7 +163,8 @@ def test_a_report_of_an_edit_says_what_is_wrong_with_it(host):
     assert "passes: 150 in 3 steps" in alone[4] and both[4].endswith(alone[4]) and "holds" in both[4]
     assert both[0].shape[1] == 2 * alone[0].shape[1] and alone[5] == 150
     assert "region empty: the model sees" in dataclasses.replace(made, coverage=(0.0,)).text
-    assert "Hardly anything changed" in dataclasses.replace(made, changes=(0.01,)).text
+    assert "Hardly anything changed: raise strength" in dataclasses.replace(made, changes=(0.01,)).text
+    assert "lower denoise or cfg" in dataclasses.replace(made, coverage=(0.99,), widget="denoise").text
     with pytest.raises(ValueError, match="nothing to report on"):
         report.execute()
 
