@@ -10,8 +10,8 @@ after one picture that loads the models.
 untaught: what running any network of this kind takes. `seams` is how far the stock node's tiles of a large picture,
 made of the held-out ones side by side, are from the whole picture in one piece, and Mirror Apply Edit's.
 
-Rows beside the shipped file are trained by --train: the same network on the renderer's exact pairs (the bound), and
-without the adversarial loss. --base trains a base on other edits at once and then, on exact pairs and in so many steps,
+Rows beside the shipped file are trained by --train: the same network on the renderer's exact pairs (the bound), without
+the adversarial loss, and one of half the width. --base trains a base on other edits at once and then, on exact pairs and in so many steps,
 the edit alone, from the base, and only a small part of the base.
 """
 from __future__ import annotations
@@ -156,7 +156,8 @@ def others(distil, args) -> dict[str, Path]:
     """{row: file} of the networks that are there to compare with; --train makes them."""
     if not args.train:
         return {}
-    kinds = {"on exact pairs (bound)": ("--exact",), "without the adversarial loss": ("--loss", "pixels")}
+    kinds = {"on exact pairs (bound)": ("--exact",), "without the adversarial loss": ("--loss", "pixels"),
+             "half the width": ("--width", "4")}
     files = {name: trained_here(args, f"{k} {args.train}") for k, name in enumerate(kinds)}
     for name, options in kinds.items():
         train(distil, files[name], *options, "--steps", str(args.train))

@@ -4,8 +4,8 @@ FOLDER holds mapping_file.json (image_path, original_prompt, editing_prompt and 
 annotation_images/. Methods are those of `bench edits`, with the caption difference as edit direction. Columns are those
 of the published tables: psnr, mse, ssim, lpips of the background, dist (DINO structure distance), clip_whole,
 clip_edited; and of others directional and clip_acc. Where the official code errs both readings are given: psnr counts
-the blackened region as equal, psnr_true doesn't; dist feeds DINO numbers up to 255, dist_true up to 1. Without a network in --weights
-its columns are left out.
+the blackened region as equal, psnr_true doesn't; dist feeds DINO numbers up to 255, dist_true up to 1. Without a
+network in --weights its columns are left out.
 
 With --reference also fid and kid of each method's pictures as a set, as CycleDiffusion's tables have them, which mean
 something where all edits of FOLDER lead to one domain, and are compared with hundreds of real pictures of it.
