@@ -11,7 +11,7 @@ untaught: what running any network of this kind takes. `seams` is how far the st
 made of the held-out ones side by side, are from the whole picture in one piece, and Mirror Apply Edit's.
 
 Rows beside the shipped file are trained by --train: the same network on the renderer's exact pairs (the bound), without
-the adversarial loss, and one of half the width. --base trains a base on other edits at once and then, on exact pairs and
+the adversarial loss, and one half as wide. --base trains a base on other edits at once and then, on exact pairs and
 in so many steps, the edit alone, from the base, and only a small part of the base.
 """
 from __future__ import annotations
