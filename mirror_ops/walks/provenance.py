@@ -15,6 +15,7 @@ class Side(str, Enum):
     NEGATIVE = "negative"
 
 
+ENCODERS = DPM, EDIT_FRIENDLY = "dpm-encoder", "edit-friendly"  # what finds a stochastic sampler's noises
 STRICT = {"extra": "forbid"}  # when read from a file
 KIND = ("architecture", "prediction", "sampling", "latent_format", "latent_channels", "noise_schedule")
 
@@ -96,6 +97,11 @@ class Provenance:
     def rewrote_positive(self) -> bool:
         """Whether the describing prompt itself was rewritten, else the negative."""
         return self.side == Side.POSITIVE
+
+    @property
+    def is_noisy_path(self) -> bool:
+        """Whether the recording is a stochastic sampler's path, which predictions alone do not walk."""
+        return self.method in ENCODERS
 
     @property
     def brings_negative(self) -> bool:

@@ -48,20 +48,22 @@ def mirror_sample(
     adds to the edit branch what the source branch missed the recording by at this step.
     `region(i, difference) -> m` in [0, 1], broadcastable to [B, C, H, W], keeps the recording where m is 0: the
     edited latent of the next level becomes recorded + m * (edited - recorded). `difference` [B, C, H, W] is the edit
-    branch's prediction without the one that the recording moved by.
+    branch's prediction without the one that the recording moved by; with `residual`, without the source branch's, as a
+    recorded noisy path moves by its noises, too.
     """
     x = y = latents[0]
     for i, sigma, sigma_next in moves(sigmas):
         recorded = latents[i + 1]
         if residual or not exact:
-            arrived = euler(x, source(x, sigma, i), sigma, sigma_next)
+            kept = source(x, sigma, i)
+            arrived = euler(x, kept, sigma, sigma_next)
         denoised = edit(y, sigma, i)
         y = euler(y, denoised, sigma, sigma_next)
         if residual:
             y = y + (recorded - arrived)
         x = recorded if exact else arrived
         if region is not None:
-            difference = denoised - implied_denoised(latents[i], recorded, sigma, sigma_next)
+            difference = denoised - (kept if residual else implied_denoised(latents[i], recorded, sigma, sigma_next))
             y = recorded + region(i, difference) * (y - recorded)
         if on_step is not None:
             on_step(i, y)

@@ -211,7 +211,7 @@ def _recorded_mask(model, mirror: Mirror, texts: Texts, blend: LocalBlend | None
             latent = mirror.latents[i].to(walk.device)
             walk.denoise(latent, walk.sigmas[i], walk.prompts["positive"].entries, branch=Branch.PROBE)
             walk.progress.reached(n + 1, walk.denoised)
-        return blend.mask(get_reference(walk.model_options["transformer_options"]), mirror.steps)
+        return blend.mask(get_reference(walk.model_options["transformer_options"]), mirror.steps, probed=True)
 
     prompts = {"positive": target}
     mask, _ = run(

@@ -13,7 +13,7 @@ from ...mirror_ops.stochastic.edit_friendly import independent
 from ...mirror_ops.stochastic.noise_code import NoiseCode
 from ...mirror_ops.walks.noise import picture_generators
 from ...mirror_ops.walks.precision import seen_in
-from ...mirror_ops.walks.provenance import Provenance
+from ...mirror_ops.walks.provenance import DPM, EDIT_FRIENDLY, Provenance
 from ...mirror_ops.walks.trajectory import Mirror, cpu
 from ..host import families
 from ..host.branches import Branch
@@ -28,7 +28,6 @@ from ..host.walk import Walk
 from ..types import MirrorType, category
 from .replay import CodeType, replay_outputs, replayed
 
-DPM, EDIT_FRIENDLY = "dpm-encoder", "edit-friendly"
 PATHS = {DPM: (posterior, 0.1), EDIT_FRIENDLY: (independent, 1.0)}  # the noisy path, and the eta of its paper
 
 

@@ -15,6 +15,7 @@ from ..host import families
 from ..host.attach import check_uncontrolled
 from ..host.branches import Branch
 from ..host.clip_space import check_belong, image_embedding, text_embedding
+from ..host.conditioning import check_batch, text_of
 from ..host.denoiser import run
 from ..host.files import problem
 from ..host.prompts import ABSENT, check_negative, prompts_at
@@ -109,6 +110,7 @@ class CycleDiffusionRank(io.ComfyNode):
         guided = next((cfg for cfg in (*lists[0], *lists[1]) if cfg != 1), 1.0)
         prompts = {"source": source, "target": prompts_at(guided, target, negative, len(samples))["positive"]}
         prompts |= {} if negative is None else {"negative": negative}
+        check_batch(text_of(source, "source"), len(samples))
         how = chosen(encoder, {"samples": samples})
         grids = {s: levels(model, samples, max(1, round(steps * s)), scheduler, s, None) for s in parts}
         edits: dict[Candidate, Tensor] = {}

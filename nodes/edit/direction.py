@@ -126,10 +126,13 @@ def _way(name: str) -> str:
 
 
 def _fitting(clip, sentence: str) -> str:
-    """As much of a sentence as one window of the encoder holds, which is all that the paper's code reads."""
+    """As much of a sentence as one window of the encoder holds, which is all that the paper's code reads. Encoders
+    whose texts are as long as their words have no window."""
     window = length(clip, "")
+    if length(clip, "a") != window:
+        return sentence
     while length(clip, sentence) > window:
-        sentence = sentence.rpartition(" ")[0]
+        sentence = sentence.rpartition(" ")[0] or sentence[:-1]  # some languages have no spaces
     return sentence
 
 

@@ -124,9 +124,11 @@ def _way_back(mirror: Mirror, another: bool | None) -> tuple[Tensor, bool | None
     """What `edited_region` takes for the predictions of the model that made the mirror, [T+1, B, C, H, W], and whether
     the connected model is another: None to have that found out.
 
-    The reconstruction was walked by the kept prompt without guidance, but for mirrors that were made with some. Of
-    those the recording itself is near enough.
+    The reconstruction was walked by the kept prompt without guidance, but for mirrors that were made with some, of
+    which the recording itself is near enough; and but for a stochastic sampler's, which no prediction has moved by.
     """
+    if mirror.provenance.is_noisy_path:
+        return mirror.latents, False
     if mirror.provenance.cfg == 1 or mirror.provenance.brings_negative:
         return mirror.reconstruction, another
     return mirror.latents, bool(another)

@@ -87,7 +87,7 @@ def attach(
     source's. No sides: the source's latents alone are read. `check` is called as soon as there is something to check.
     Raises ValueError for a mirror of another model, a conditioning of another length, and for two mirrors on one model.
     """
-    options = patcher.model_options.setdefault("transformer_options", {})
+    options, given = patcher.model_options.setdefault("transformer_options", {}), conditioning
     if mirror is not None:
         check_made_with(mirror, patcher)
         conditioning = _prompt(mirror, conditioning)
@@ -104,7 +104,8 @@ def attach(
     if earlier.mirror is not None and mirror is not None and not earlier.mirror.same_as(mirror):
         raise ValueError("This model already has attention control by another mirror. Connect the same mirror to both.")
     options[_DECLARED] = replace(
-        earlier, mirror=earlier.mirror or mirror, conditioning=conditioning or earlier.conditioning,
+        earlier, mirror=earlier.mirror or mirror,
+        conditioning=conditioning if given is not None else earlier.conditioning or conditioning,
         sides=earlier.sides | frozenset(sides), checks=earlier.checks + checks,
     )
 
@@ -160,7 +161,9 @@ def active_reference(options: dict, control: Control = Control.ATTENTION) -> "Re
 
 
 def _check_grid(mirror: Mirror, sigmas: Tensor) -> None:
-    """Raises ValueError unless the sampler takes the mirror's own steps, one after the other."""
+    """Raises ValueError unless the sampler takes the mirror's own steps, one after the other, or none."""
+    if len(sigmas) < 2:
+        return
     steps = [step_of(mirror.sigmas, sigma) for sigma in sigmas[:-1]]
     ends = mirror.sigmas[steps[-1] + 1]
     if steps != list(range(steps[0], steps[0] + len(steps))) or abs(float(sigmas[-1] - ends)) > NEAR * float(sigmas[0]):

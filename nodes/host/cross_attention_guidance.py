@@ -30,11 +30,12 @@ AROUND_NETWORK = (WrappersMP.APPLY_MODEL, WrappersMP.DIFFUSION_MODEL)
 class Losses:
     """The map losses of one pass, by side and layer. No dict: the host copies those on the way to the layers.
 
-    sides: those that are followed; last: the layer after which nothing is looked at, if the pass may end there.
+    owner: whose they are, as a model may carry several guidances; sides: those that are followed; last: the layer after
+    which nothing is looked at, if the pass may end there.
     """
 
-    def __init__(self, sides: Iterable[int], last: Layer | None):
-        self.sides, self.last = frozenset(sides), last
+    def __init__(self, owner: object, sides: Iterable[int], last: Layer | None):
+        self.owner, self.sides, self.last = owner, frozenset(sides), last
         self.of: dict[tuple[int, str, int, int], Tensor] = {}
 
 
@@ -50,7 +51,7 @@ class Known:
     last: Layer | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Guidance:
     """What a patched model carries.
 
@@ -80,6 +81,8 @@ class Guidance:
         prompts = [guider.conds["positive"], _guided_away_from(guider)]
         reference.record(guider.inner_model, prompts, x, sigma, model_options)
         latents = {side: x for side in self.sides if prompts[side]}
+        if NEGATIVE in latents:  # where another guidance has the positive elsewhere, it goes on from there
+            latents[POSITIVE] = x + options.get(LEAD, 0.0)
         weight = cycle_weights(reference.steps).get(reference.step) if self.cycle else None
         if weight is not None:
             asked = [guider.conds.get(ONE_EDIT_LESS, reference.prompt), prompts[NEGATIVE]]
@@ -120,7 +123,7 @@ class Guidance:
             options = differentiable(model_options)
             leaves = {side: x.clone().requires_grad_(True) for side, x in latents.items()}
             options = with_own_latents(options, leaves) if len(leaves) > 1 else options
-            losses = Losses(leaves, known.last if self._may_end(options) else None)
+            losses = Losses(self, leaves, known.last if self._may_end(options) else None)
             options["transformer_options"][LOSS] = losses
             leaf, level = next(iter(leaves.values())), sigma.clone()
             with suppress(Enough):
@@ -138,7 +141,7 @@ class Guidance:
 
     def _known(self, reference: ReferencePass) -> "Known":
         """What this sampling has found out."""
-        notes = reference.notes.setdefault(KEY, {})
+        notes = reference.notes.setdefault(self, {})
         if not notes:
             network = reference.guider.inner_model.diffusion_model
             notes[KEY] = Known(gradients.Differentiable(network, self.checkpoint))
@@ -156,7 +159,7 @@ class Guidance:
         if max(extra_options["activations_shape"][-2:]) <= self.largest:
             if reference is not None and reference.recording:
                 reference.keep(KEY, extra_options, lambda rows: (q[rows].clone(), k[rows].clone()))
-            elif losses is not None:
+            elif losses is not None and losses.owner is self:
                 seen = set()
                 for side, rows in reference.rows(extra_options, len(q)):
                     # written, not added: a checkpointed block runs twice
@@ -210,6 +213,8 @@ def _each_half_at_its_latent(executor, model, conds: list, x: Tensor, sigma: Ten
     lead = options.get(LEAD)
     if lead is None or not acts(Control.GRADIENT, options) or LOSS in options or conds[0] is None:
         return executor(model, conds, x, sigma, model_options)
+    options = {name: value for name, value in options.items() if name != LEAD}  # of two guidances one does it
+    model_options = {**model_options, "transformer_options": options}
     if can_share(conds):
         positive, *others = executor(model, conds, x, sigma, with_own_latents(model_options, {0: x + lead}))
         return [positive - lead, *others]

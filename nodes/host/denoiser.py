@@ -60,6 +60,7 @@ def run(
     passed = _passed(patcher, prompts, sigmas, by_step, pooled_by_step or {})
 
     def walked(guider: comfy.samplers.CFGGuider, sigmas: Tensor, model_options: dict) -> Result:
+        _hand_on(guider.conds)
         walk = Walk(guider, sigmas, model_options, Progress(patcher, evaluations), with_gradients, checkpoint)
         family = type(patcher.model).__name__
         walk.prompts = {
@@ -70,6 +71,19 @@ def run(
     result = _in_sampling(patcher, passed, latent, sigmas, walked)
     check_result(result)
     return result, count
+
+
+def _hand_on(conds: dict) -> None:
+    """Gives the negative what it has of the edited prompt: GLIGEN, and a ControlNet that is meant for both sides. The
+    host does so from a prompt that is named positive."""
+    if "positive" in conds or not {"target", "negative"} <= conds.keys():
+        return
+    target, negative = conds["target"], conds["negative"]
+    if all("area" in entry for entry in negative):  # which the host's function takes for granted
+        return
+    both = [entry for entry in target if entry.get("control_apply_to_uncond", False)]
+    for entries, name in ((both, "control"), (target, "gligen")):
+        comfy.samplers.apply_empty_x_to_equal_area(entries, negative, name, lambda values, k: values[k])
 
 
 def cloned(model: ModelPatcher) -> ModelPatcher:

@@ -13,6 +13,7 @@ from torch import Tensor
 from ...mirror_ops.attention.mutual_self_attention import JOINT, OWN, SOURCE, masked_mutual, mutual, unit_area
 from .attach import active_reference
 from .attention import CROSS, SELF, Attention, put_in_rows, replace_attention
+from .branches import Branch, branch_of
 from .reference_pass import POSITIVE, ReferencePass
 from .word_maps import WordHeat, attention_maps
 
@@ -89,9 +90,9 @@ class MutualControl:
     def _areas(self, reference: ReferencePass, extra_options: dict) -> list[Tensor] | None:
         """[pixels of the source's object, of the edit's], from the maps of this step that the network has run so far;
         where the prompts are evaluated apart and the positive's turn is still to come, from those of the last step."""
-        size = tuple(extra_options["activations_shape"][-2:])
+        size, probed = tuple(extra_options["activations_shape"][-2:]), branch_of(extra_options) is Branch.PROBE
         for step in (reference.step, reference.step - 1):
-            heats = self.heat.mean(reference, lambda gathered, step=step: gathered == step)
+            heats = self.heat.mean(reference, lambda gathered, step=step: gathered == step, probed)
             if heats is not None:
                 return [unit_area(heat[:, 0], size).flatten(1) for heat in heats]
         return None

@@ -32,9 +32,9 @@ class LocalBlend:
     threshold: float
     subtract: bool
 
-    def mask(self, reference: ReferencePass, until: int) -> Tensor | None:
+    def mask(self, reference: ReferencePass, until: int, probed: bool = False) -> Tensor | None:
         """[B, 1, H, W] bool at the latent's size, from the maps of all steps up to and with `until`."""
-        heats = self.heat.mean(reference, lambda step: step <= until)
+        heats = self.heat.mean(reference, lambda step: step <= until, probed)
         return None if heats is None else self.area(heats, reference.size)
 
     def area(self, heats: tuple[Tensor, Tensor], size: tuple[int, int]) -> Tensor:

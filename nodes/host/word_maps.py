@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ...mirror_ops.attention.prompt_to_prompt import token_mask, word_heat
 from .attention import probabilities
+from .branches import Branch, branch_of
 from .reference_pass import ReferencePass, layer_of
 from .words import alike, encoding, length, positions
 
@@ -108,15 +109,19 @@ class WordHeat:
         """Takes in a layer's maps of both prompts, [B, heads, pixels, tokens], at this step."""
         maps = ((source, self.source), (target, self.target))
         heats = [word_heat(m, words).unflatten(-1, _size(extra_options)) for m, words in maps]
-        reference.notes.setdefault(self, {})[(reference.step, *layer_of(extra_options))] = heats
+        notes = reference.notes.setdefault((self, branch_of(extra_options) is Branch.PROBE), {})
+        notes[(reference.step, *layer_of(extra_options))] = heats
 
-    def mean(self, reference: ReferencePass, wanted: Callable[[int], bool]) -> tuple[Tensor, Tensor] | None:
+    def mean(
+        self, reference: ReferencePass, wanted: Callable[[int], bool], probed: bool = False
+    ) -> tuple[Tensor, Tensor] | None:
         """([B, words, h, w] of the source, of the target) over the layers of the wanted steps; None if there are none.
+        `probed`: of the looks that find where the edit acts, which are no part of it.
 
         The papers' layers of 16 x 16 at a latent of 64 x 64 are in general those of a quarter of its size, or of 8 for
         small latents, where less would not tell places apart; of a network without such, the smallest.
         """
-        heats = [heat for (step, *_), heat in reference.notes.get(self, {}).items() if wanted(step)]
+        heats = [heat for (step, *_), heat in reference.notes.get((self, probed), {}).items() if wanted(step)]
         if not heats:
             return None
         quarter = max(math.ceil(_longest(reference) / 4), COARSEST)

@@ -257,3 +257,27 @@ def test_a_mask_of_everything_is_no_mask():
     heads = [x.unflatten(-1, (2, 4)).transpose(1, 2) for x in (q, k, v)]
     plain = (softmax(*heads[:2]) @ heads[2]).transpose(1, 2).flatten(2)
     assert torch.allclose(masked_mutual(q, k, v, 2, everything, everything), plain, atol=1e-6)
+
+
+def test_looks_that_find_the_region_leave_no_maps_in_the_edit(host, run_graph, monkeypatch):
+    """Where all is found, the masked variant's edit is the one that looks for no region."""
+    sample = host.pack_module("nodes.edit.sample")
+    find = sample.edited_region
+
+    def all_of_it(look, sigmas, latents, *rest):
+        find(look, sigmas, latents, *rest)
+        return torch.ones_like(latents[0, :, :1])
+
+    monkeypatch.setattr(sample, "edited_region", all_of_it)
+    monkeypatch.setattr(sample, "walked_region", lambda first, *rest: lambda i, difference: first)
+    scene = Scene(tiny.deep, steps=6)
+    mirror = scene.invert(Scene.NONE)
+    model = scene.add("MirrorMutualSelfAttention", model=scene.model, first_step=0, first_layer=0, positive="source",
+                      negative="source", clip=scene.clip, mask_words="cat, dog", source_text=SOURCE, target_text=TARGET)
+    target = scene.text(TARGET)
+    found, whole, plain = (
+        scene.sample(mirror, model=m, positive=target, cfg=3.0, region=region)
+        for m, region in ((model(), "auto"), (model(), "everywhere"), (scene.model, "everywhere")))
+    run = run_graph(scene)
+    found, whole, plain = (edited(run, made) for made in (found, whole, plain))
+    assert (found - whole).norm() < 1e-4 * (plain - whole).norm()

@@ -8,7 +8,7 @@ from support import tiny
 from support.judge import eye
 from support.tiny import Scene
 
-from harness.graph import give
+from harness.graph import give, node
 from harness.results import GraphFailed, GraphRejected
 
 WORDS = "a photo of a cat", "a photo of a red dog"
@@ -121,3 +121,14 @@ def test_a_control_that_reads_the_pictures_side_is_refused_before_any_work(run_g
     with pytest.raises(GraphFailed, match="A control node .* CycleDiffusion Rank walks the picture") as failed:
         run_graph(scene)
     assert "CycleDiffusion Edit takes it" in str(failed.value)
+
+
+def test_prompts_for_another_number_of_pictures_are_refused(run_graph):
+    scene = Judged()
+    three = scene.add("ConditioningConcat", conditioning_to=scene.source, conditioning_from=scene.source)
+    scene.source = scene.add(node(
+        lambda conditioning: [[conditioning[0][0].expand(3, -1, -1), conditioning[0][1]]], ("CONDITIONING",),
+        {"conditioning": "CONDITIONING"}), conditioning=three())()
+    scene.rank()
+    with pytest.raises(GraphFailed, match="source.* 3 .*2|3 prompts"):
+        run_graph(scene)

@@ -198,3 +198,12 @@ def test_mirror_sample_ramps_along_its_steps(run_graph):
     base = run_graph(scene).outputs[scene.source[0]][0][0][0].mean()
     amounts = [(mean - base).item() for mean in read[::LAYERS]]
     assert amounts == pytest.approx([0.65, 0.85, 1.05, 0.65, 0.65, 0.65], abs=1e-4)
+
+
+def test_encoders_without_a_window_read_sentences_whole_and_no_sentence_is_cut_to_nothing(host, monkeypatch):
+    direction = host.pack_module("nodes.edit.direction")
+    monkeypatch.setattr(direction, "length", lambda clip, text: 1 + len(text))  # as long as its words, as T5's
+    assert direction._fitting(None, "a photo of a cat") == "a photo of a cat"
+    monkeypatch.setattr(direction, "length", lambda clip, text: 10 if len(text) <= 8 else 20)
+    assert direction._fitting(None, "a photo of a cat") == "a photo"
+    assert direction._fitting(None, "一只坐在汽车上的猫的照片") == "一只坐在汽车上的"

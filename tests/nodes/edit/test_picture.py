@@ -312,3 +312,27 @@ def test_the_bar_is_full_when_polish_is_done_and_not_before(run_graph, host):
     edit(g, polish=0.4)
     seen = [event["value"] / event["max"] for event in host.run_graph(g).named("progress")]
     assert seen[-1] == 1 and seen[-2] < 1 and seen == sorted(seen)
+
+
+@pytest.mark.parametrize("node_id", ["MirrorEdit", "CycleDiffusionEdit"])
+def test_a_controlnet_for_both_sides_is_on_the_negative_too(run_graph, node_id):
+    """Stock Apply ControlNet (OLD) leaves it to the sampler to put the hint of the positive on the negative."""
+    def scene_of(old: bool) -> tuple[Scene, object]:
+        g = Scene(steps=4)
+        net, hint = g.add(give(tiny.controlnet, "CONTROL_NET"))(), g.add(give(
+            lambda: torch.rand(1, 64, 64, 3, generator=torch.Generator().manual_seed(5)), "IMAGE"))()
+        target, negative = g.text("a photo of a dog sitting on a car"), g.empty
+        if old:
+            target = g.add("ControlNetApply", conditioning=target, control_net=net, image=hint, strength=1.0)()
+        else:
+            both = g.add("ControlNetApplyAdvanced", positive=target, negative=negative, control_net=net, image=hint,
+                         strength=1.0, start_percent=0.0, end_percent=1.0)
+            target, negative = both(0), both(1)
+        if node_id == "MirrorEdit":
+            return g, edit(g, target=target, negative=negative, **custom(cfg=3.0))
+        return g, g.add(node_id, model=g.model, source=g.source, target=target, latent=g.latent, negative=negative,
+                        encoder="dpm-encoder", encoder__seed=0, encoder__eta=.1, denoise=.7, source_cfg=1.0, cfg=3.0,
+                        **g.grid)
+
+    old, new = (run_graph(g).outputs[made.id][0]["samples"] for g, made in map(scene_of, (True, False)))
+    assert (old - new).norm() < 1e-5 * new.norm()

@@ -223,3 +223,24 @@ def test_the_same_words_under_shared_noise_are_the_picture_at_any_guidance(run_g
     made = scene.sample(mirror, noise="shared", cfg=5.0)
     run = run_graph(scene)
     assert (samples(run, made) - picture(run, scene)).abs().max() < 1e-4
+
+
+# --- recordings of stochastic samplers --------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("encoder, eta", [("dpm-encoder", 0.1), ("edit-friendly", 1.0)])
+def test_the_region_of_an_edit_on_a_noisy_path_is_the_edits(run_graph, encoder, eta):
+    """Its latents move by noises, too, which are neither another model's nor an edit's."""
+    scene = Scene(deep, steps=6)
+    code = scene.add("CycleDiffusionEncode", model=scene.model, positive=scene.source, latent=scene.latent,
+                     encoder=encoder, encoder__seed=0, encoder__eta=eta, denoise=1.0, cfg=1.0, **scene.grid)
+
+    def edit(positive, region):
+        settings = {"positive": positive, "exact": "source and edit", "region": region, "cfg": 2.0}
+        return scene.add("MirrorSample", model=scene.model, mirror=code(5), strength=1.0, **settings)
+
+    same, auto, everywhere = (edit(*asked) for asked in (
+        (scene.source, "auto"), (scene.text(DOG), "auto"), (scene.text(DOG), "everywhere")))
+    run = run_graph(scene)
+    assert run.outputs[same.id][3].max() == 0
+    changes = [(samples(run, made) - picture(run, scene)).norm() for made in (auto, everywhere)]
+    assert changes[0] > .5 * changes[1] > 0

@@ -253,3 +253,16 @@ def test_a_mirror_that_was_loaded_again_is_the_same(run_graph, patched):
     model = scene.add(patched([]), model=model(), mirror=again())
     scene.ksampler(mirror(0), scene.source, scene.empty, 3.0, model=model())
     run_graph(scene)
+
+
+def test_a_sampler_that_takes_no_step_takes_none_beside_a_control(run_graph):
+    """Split Sigmas at 0 leaves one level before it."""
+    scene = Scene(steps=3)
+    mirror = scene.invert(Scene.NONE)
+    model = scene.add("MirrorInversionGuidance", model=scene.model, mirror=mirror(2), step_size=0.5,
+                      dilation=1, threshold="quantile", threshold__quantile=0.7, threshold__over="each picture")()
+    first = scene.add("SplitSigmas", sigmas=mirror(3), step=0)
+    made = scene.add("SamplerCustom", model=model, add_noise=False, noise_seed=0, cfg=2.0, positive=scene.source,
+                     negative=scene.empty, sampler=scene.add("KSamplerSelect", sampler_name="euler")(),
+                     sigmas=first(0), latent_image=mirror(0))
+    assert run_graph(scene).outputs[made.id][0]["samples"].shape == (1, 4, 8, 8)
