@@ -47,7 +47,9 @@ class FileKind:
             with safe_open(str(path), framework="pt") as file:
                 header = file.metadata() or {}
                 self._check_version(header, file_name)
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+                # copies, because the reader's tensors are views of the file: written over, they would change, and
+                # Windows replaces no file that is in use
+                tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 (not a dict)
             facts = json.loads(header["meta"])
         except (SafetensorError, OSError, KeyError, json.JSONDecodeError, RecursionError) as error:
             raise ValueError(

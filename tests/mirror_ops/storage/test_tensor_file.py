@@ -2,6 +2,8 @@
 
 import errno
 import json
+import os
+import pickle
 import struct
 import zipfile
 
@@ -135,6 +137,20 @@ def test_a_full_disk_is_said_and_leaves_neither_half_a_file_nor_loses_the_old_on
         save(make(), path)
     read(path)
     assert [file.name for file in tmp_path.iterdir()] == ["walk.safetensors"]
+
+
+@EVERY_KIND
+def test_what_was_read_stays_when_its_file_is_written_over_in_place(tmp_path, kind):
+    make, save, read = KINDS[kind]
+    path = tmp_path / "walk.safetensors"
+    save(make(), path)
+    there = read(path)
+    before = pickle.dumps(there)
+    header, data = parts(path)
+    with open(path, "r+b") as file:
+        file.seek(-len(data), os.SEEK_END)
+        file.write(b"\x55" * len(data))
+    assert pickle.dumps(there) == before
 
 
 def zipped(path, name, data, compression):
