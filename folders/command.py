@@ -172,8 +172,9 @@ def finish(job: Job, names: list[str], ledger: Ledger, stopped: bool) -> int:
         write_reports(job, rows)
     except OSError as error:
         print(f"The reports could not be written: {error.strerror}.", file=sys.stderr)
+    first = "; the first: {name}: {error}".format(**failed[0]).replace("\n", " ") if failed else ""
     print(f"{len(rows) - len(failed)} of {len(names)} pictures have their result in {job.target}, {len(failed)} failed"
-          + (f"; the first: {failed[0]['name']}: {failed[0]['error']}" if failed else "") + "."
+          f"{first}."
           + (" Stopped; the same command goes on." if stopped else ""), flush=True)
     remove_old_parts(job.target / FOLDER)
     return len(failed)

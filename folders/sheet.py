@@ -38,7 +38,8 @@ def thumbnail(file: Path) -> Image.Image:
 
 
 def shortened(text: str, font, width: int, draw) -> str:
-    """The end of a path that is too long."""
+    """A path in one line; the end of one that is too long."""
+    text = " ".join(text.split())  # nothing of several lines can be measured
     while draw.textlength(text, font=font) > width:
         text = "…" + text.lstrip("…")[2:]
     return text

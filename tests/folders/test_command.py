@@ -57,6 +57,18 @@ def test_a_folder_is_translated_as_the_graph_itself_would(translate, tmp_path, h
     assert Image.open(out / "contact-sheet.jpg").width > 300
 
 
+def test_names_with_a_line_break_go_through_all_reports(translate, tmp_path, capsys):
+    draw(tmp_path / "in", "a\nb.png")
+    (tmp_path / "in" / "c\nd.png").write_bytes(b"no picture")
+    assert translate() == 1
+    out = tmp_path / "out"
+    assert set(made(out)) == {"a\nb.png"} and Image.open(out / "contact-sheet.jpg").width > 300
+    for report, name in (("figures.csv", "a\nb.png"), ("failed.csv", "c\nd.png")):
+        with open(out / report, newline="") as file:
+            assert [row["name"] for row in csv.DictReader(file)] == [name]
+    assert "the first: c d.png: " in capsys.readouterr().out.splitlines()[-1]
+
+
 def test_pairs_of_the_folder_are_kept_in_it(translate, tmp_path, host):
     """Mirror Save Pair hangs on the picture beside what is saved; its pairs do not vanish with the host's own files."""
     draw(tmp_path / "in", "a.png", "b.png")
