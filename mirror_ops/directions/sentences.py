@@ -151,5 +151,6 @@ def article(word: str) -> str:
 
 
 def fill(frames: tuple[str, ...], words: list[str]) -> list[str]:
-    """Every frame completed with every word, word by word, so that every second sentence still has all of them."""
-    return [frame.format(a=article(word), word=word) for word in words for frame in frames]
+    """Every frame completed with every word, word by word, so that every second sentence still has all of them. Other
+    braces stay as they are."""
+    return [frame.replace("{a}", article(word)).replace("{word}", word) for word in words for frame in frames]

@@ -113,6 +113,11 @@ def test_there_are_frames_enough_and_they_name_the_word():
     assert fill(("{a} {word} here",), ["owl", "cat"]) == ["an owl here", "a cat here"]
 
 
+def test_other_braces_of_a_frame_stay_and_those_of_a_word_too():
+    frame = 'Answer as {"text": ...}, with {} or {0}: {a} {word}.'
+    assert fill((frame,), ["owl {a}"]) == ['Answer as {"text": ...}, with {} or {0}: an owl {a}.']
+
+
 @pytest.mark.parametrize("bank", [THINGS, QUALITIES])
 def test_halves_of_the_sentences_have_the_same_words(bank):
     """An encoder without noise, of which a sentence is only its word: the halves agree."""

@@ -95,6 +95,13 @@ def test_the_published_sampling_settings_reach_the_model(run_graph, t5, monkeypa
     assert wanted.items() <= asked[0].items()
 
 
+def test_an_instruction_may_have_braces_of_its_own(run_graph, t5):
+    graph = Graph()
+    made = graph.add("MirrorSentences", words="cat", model=str(t5), count=2, seed=0,
+                     instruction='Answer as {"text": ...}: a sentence with {word}.')
+    assert len(run_graph(graph).outputs[made.id][0].splitlines()) == 2
+
+
 def test_the_random_state_of_the_host_is_left_alone(run_graph, t5):
     torch.manual_seed(7)
     before = torch.get_rng_state()
