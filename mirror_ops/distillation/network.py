@@ -9,6 +9,8 @@ NAFNet's simplified channel attention multiplies every channel by a linear map o
 run in tiles has a mean in each tile, and the tiles would not meet; so that map is fixed to the constant 1, and what is
 left is convolutions: equal wherever the surroundings are, as far as the network's `reach`. Tiles that overlap by less,
 as those of stock nodes do, differ from the whole picture near their borders.
+
+ComfyUI runs without spandrel too, so it is imported where a network is made or looked at: the pack loads without.
 """
 
 from __future__ import annotations
@@ -17,15 +19,18 @@ import json
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 from safetensors.torch import save as serialised
-from spandrel.architectures.NAFNet import NAFNet
 from torch import Tensor, nn
 
 from ..storage.whole_file import write_whole
+
+if TYPE_CHECKING:
+    from spandrel.architectures.NAFNet import NAFNet
 
 FORMAT = "mirror-distilled-edit"
 # What a small part of the network is: what scales and shifts its channels, and both ends. 1 or 2 % of the weights.
@@ -60,6 +65,8 @@ class Shape:
 
 def make(shape: Shape, seed: int = 0) -> NAFNet:
     """A new network that returns its picture [B, 3, H, W] unchanged: an edit is learnt as what it adds."""
+    from spandrel.architectures.NAFNet import NAFNet
+
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = NAFNet(
@@ -123,6 +130,8 @@ def of_weights(weights: dict[str, Tensor]) -> NAFNet:
 
 def is_edit(network: nn.Module) -> bool:
     """Whether a network of spandrel's is one of this pack's: no channel attention, whose map would differ in tiles."""
+    from spandrel.architectures.NAFNet import NAFNet
+
     return isinstance(network, NAFNet) and not any(
         weight.any() for name, weight in network.named_parameters() if ".sca." in name and name.endswith("weight")
     )

@@ -1,6 +1,8 @@
 """Distilled edits: the network, its file, its training, and what it is trained on."""
 import dataclasses
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from mirror_ops.distillation.pairs import Pair, Rule, figures_of, read_pairs, wr
 from mirror_ops.distillation.tiles import in_tiles
 from mirror_ops.distillation.training import Plan, State, begun, seconds_left, train
 
+ROOT = Path(__file__).parents[3]
 SMALL = Shape(8, (1, 1), 1, (1, 1))
 
 
@@ -38,6 +41,22 @@ def stirred(seed: int = 0, shape: Shape = SMALL):
         for weight in network.learnt(made).values():
             weight.add_(0.2 * torch.randn(weight.shape, generator=generator))
     return made.eval()
+
+
+def test_without_spandrel_all_is_there_but_the_network_itself():
+    """ComfyUI calls spandrel a non-essential dependency: without it every other node of the pack has to load."""
+    asked = """if True:
+        import sys
+        sys.modules["spandrel"] = sys.modules["spandrel.architectures"] = None
+        from mirror_ops.distillation import network, training
+        assert training.Plan().shape == network.Shape()
+        try:
+            network.make(network.Shape())
+        except ImportError:
+            print("no network")
+    """
+    done = subprocess.run([sys.executable, "-c", asked], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout == "no network\n", done.stderr
 
 
 def test_a_new_network_returns_the_picture():
