@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import max_pool2d
 
+from ..measure.quantile import quantile
 from ..walks.ddim import euler
 from ..walks.noise import signal
 
@@ -38,7 +39,7 @@ def quantile_threshold(delta: Tensor, q: float) -> Tensor:
     Give the branch that is edited. Raises ValueError for another q.
     """
     _check_quantile(q)
-    return torch.quantile(delta.abs().flatten(1), q, dim=1).reshape(-1, 1, 1, 1)
+    return quantile(delta.abs().flatten(1), q).reshape(-1, 1, 1, 1)
 
 
 def batch_quantile_threshold(delta: Tensor, q: float) -> Tensor:
@@ -48,7 +49,7 @@ def batch_quantile_threshold(delta: Tensor, q: float) -> Tensor:
     (its default 0.7 as 0.4). Raises ValueError for q outside [0, 1].
     """
     _check_quantile(q)
-    return torch.quantile(delta.abs().flatten(), q)
+    return quantile(delta.abs().flatten(), q)
 
 
 @dataclass(frozen=True)

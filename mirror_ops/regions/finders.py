@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, max_pool2d, pad
 
+from ..measure.quantile import quantile
+
 SPREAD = 0.5  # how far a cell listens to its 3 x 3 neighbourhood: one cell alone is noise
 LEVEL = 0.01  # hills closer than this (1 % of change) are one
 DIGITS = 1e-5  # of the values compared: a floor under changes, so that what rounds to nothing has a logarithm
@@ -59,7 +61,7 @@ def min_max_region(change: Tensor) -> Tensor:
 
 def quantile_sigmoid_region(change: Tensor, steepness: float = 15.0, closing: int = 5) -> Tensor:
     """A sigmoid around the middle between the 0.05 and the 0.95 quantile, holes closed (SteerFlow, 2604.01715)."""
-    low, high = (change.flatten(1).quantile(q, dim=1).reshape(-1, 1, 1, 1) for q in (0.05, 0.95))
+    low, high = (quantile(change.flatten(1), q).reshape(-1, 1, 1, 1) for q in (0.05, 0.95))
     scaled = ((change - low) / (high - low).clamp(min=torch.finfo(change.dtype).tiny)).clamp(0, 1)
     region = torch.sigmoid(steepness * (scaled - 0.5))
     return -grown(-grown(region, closing // 2), closing // 2)
