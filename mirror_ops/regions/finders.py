@@ -73,13 +73,16 @@ def similarity_region(change: Tensor, kept: Tensor, similar: float = 0.8) -> Ten
 
 
 def grown(region: Tensor, by: int) -> Tensor:
-    """The region widened by so many cells."""
-    return max_pool2d(region, 2 * by + 1, stride=1, padding=by)
+    """The region widened by so many cells. Rows and columns in turn: a window's cost grows with its side."""
+    window = 2 * by + 1
+    return max_pool2d(max_pool2d(region, (window, 1), 1, (by, 0)), (1, window), 1, (0, by))
 
 
 def softened(region: Tensor, by: int) -> Tensor:
-    """The region with its edge spread over so many cells to each side."""
-    return avg_pool2d(pad(region, (by,) * 4, mode="replicate"), 2 * by + 1, stride=1)
+    """The region with its edge spread over so many cells to each side. Rows and columns in turn, as `grown`."""
+    window = 2 * by + 1
+    rows = avg_pool2d(pad(region, (0, 0, by, by), mode="replicate"), (window, 1), stride=1)
+    return avg_pool2d(pad(rows, (by, by, 0, 0), mode="replicate"), (1, window), stride=1)
 
 
 def otsu(values: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,6 +1,9 @@
 """Regions found in what changed, and the paste."""
+import time
+
 import pytest
 import torch
+from torch.nn.functional import avg_pool2d, max_pool2d, pad
 
 from mirror_ops.regions.finders import (
     grown,
@@ -126,6 +129,22 @@ def test_pictures_that_do_not_belong_together_are_refused(size):
     with pytest.raises(ValueError, match="48 x 40 and the original|one size"):
         pasted(scene(*size), scene(), torch.ones(1, 1, *size)) if size[0] < 100 else pasted(
             scene(), scene(*size), torch.ones(1, 1, 40, 48))
+
+
+@pytest.mark.parametrize("by", [0, 1, 4, 60])
+@pytest.mark.parametrize("size", [(17, 23), (1, 9), (24, 5)])
+def test_rows_and_columns_in_turn_are_the_whole_window(by, size):
+    """Borders included, also where the window is larger than the picture."""
+    region, window = torch.randn(2, 1, *size, generator=torch.Generator().manual_seed(by)), 2 * by + 1
+    assert torch.equal(grown(region, by), max_pool2d(region, window, stride=1, padding=by))
+    wanted = avg_pool2d(pad(region.double(), (by,) * 4, mode="replicate"), window, stride=1)
+    assert torch.allclose(softened(region, by).double(), wanted, rtol=0, atol=2e-6)
+
+
+def test_the_cost_of_the_widest_edge_grows_with_the_windows_side_and_not_its_area():
+    region, began = torch.rand(1, 1, 192, 192, generator=torch.Generator().manual_seed(0)), time.process_time()
+    softened(grown(region, 256), 256)
+    assert time.process_time() - began < 4
 
 
 def test_softened_keeps_a_full_region_full():
