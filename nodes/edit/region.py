@@ -6,6 +6,7 @@ from torch import Tensor
 
 from ...mirror_ops.regions.finders import grown, softened
 from ...mirror_ops.regions.found import RULES, SOFTEN, WIDEN, middle, pasted, picture_region
+from ..host.autoencoder import there_and_back
 from ..types import category
 
 
@@ -81,7 +82,7 @@ class MirrorPaste(io.ComfyNode):
             region = softened(grown(_at_edit(region, edit, picture), widen), soften)
         else:
             rows, columns = middle(edit, picture)
-            before = picture[..., rows, columns] if vae is None else planes(vae.decode(vae.encode(original[..., :3])))
+            before = picture[..., rows, columns] if vae is None else planes(there_and_back(vae, original[..., :3]))
             region = picture_region(before, edit, widen, soften)
         image = pasted(edit, picture, region)
         where = pasted(torch.ones_like(edit[:, :1]), torch.zeros_like(image[:, :1]), region)

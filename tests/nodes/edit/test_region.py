@@ -62,6 +62,35 @@ def test_the_paste_in_a_graph_with_the_vae(run_graph, size):
     assert torch.equal(whole[0, top + 22:top + 38, left + 26:left + 54], picture_of_the_edit[0, 22:38, 26:54])
 
 
+class VideoVAE:
+    """The tiny VAE as one of videos: a batch is the frames of one, of four after the first one latent is left."""
+
+    latent_dim = 3
+
+    def __init__(self):
+        self.still = tiny.vae()
+
+    def encode(self, pixels):
+        return self.still.encode(pixels)[::4].movedim(0, 1)[None]
+
+    def decode(self, samples):
+        return self.still.decode(samples[0].movedim(1, 0))[None]
+
+
+def test_the_paste_with_a_vae_of_videos_is_that_with_one_of_pictures(run_graph):
+    original = torch.cat([picture(), picture(seed=1)])
+    made = []
+    for make in (tiny.vae, VideoVAE):
+        g = Graph()
+        edited = g.add(give(lambda: changed(tiny.vae().decode(tiny.vae().encode(original))), "IMAGE"))()
+        paste = g.add("MirrorPaste", **images(g, original=original), edited=edited,
+                      vae=g.add(give(make, "VAE"))(), widen=3, soften=2)
+        made.append(run_graph(g).outputs[paste.id])
+    (whole, region), (of_videos, region_of_videos) = made
+    assert of_videos.shape == original.shape and 0 < region.mean() < 0.7
+    assert torch.allclose(of_videos, whole, atol=1e-5) and torch.allclose(region_of_videos, region, atol=1e-4)
+
+
 def test_a_mask_of_the_users_own_and_a_batch(run_graph):
     mask = torch.zeros(1, 32, 40)
     mask[:, :16] = 1
