@@ -141,10 +141,11 @@ class Bar:
     def reached(self, done: int, line: Callable[[], str], picture: Callable[[], Image.Image]) -> None:
         """`done` of the total; at times tells `line()` and shows `picture()`. Raises the host's interrupt on Stop."""
         comfy.model_management.throw_exception_if_processing_interrupted()
-        now, preview = time.monotonic(), None
-        if now - self.shown > self.every or done == self.total:
-            self.shown, preview = now, ("JPEG", picture(), 512)
+        preview = None
+        if time.monotonic() - self.shown > self.every or done == self.total:
+            preview = ("JPEG", picture(), 512)
             told(f"{line()}, {self.left(done)}")
+            self.shown = time.monotonic()  # afterwards: a picture may take longer than the wait for the next
         self.bar.update_absolute(done, self.total, preview)
 
     def left(self, done: int) -> str:

@@ -1,5 +1,6 @@
 """The nodes of distilled edits in the real host: pairs, training, and use by stock nodes."""
 import logging
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -105,6 +106,21 @@ def test_the_shipped_edit_on_a_large_picture_is_that_of_the_whole(host, run_grap
     apart = (run.outputs[stock.id][0] - whole).abs().amax(dim=-1)
     print(f"stock tiles: up to {apart.max():.3f}, {(apart > 8 / 255).float().mean():.2%} of the pixels above 8/255")
     assert apart.max() > 1e-3
+
+
+def test_steps_lie_between_previews_that_take_longer_than_their_turn(host, monkeypatch):
+    training, drawn, clock = host.pack_module("nodes.host.training"), [], [0.0]
+    monkeypatch.setattr(training, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    bar = training.Bar(total=100, begun=0, every=5.0)
+
+    def picture():
+        clock[0] += 6
+        drawn.append(clock[0])
+
+    for done in range(1, 25):
+        clock[0] += 1
+        bar.reached(done, lambda: "loss 1", picture)
+    assert drawn == [12, 24, 36, 48]
 
 
 def test_stopped_and_queued_again_the_training_ends_the_same(host, run_graph, monkeypatch):
