@@ -212,10 +212,10 @@ class Differentiable:
 
 @contextmanager
 def _as_in_training(normal: Callable[[], AbstractContextManager]) -> Iterator[None]:
-    """Normal tensors, no kernel of the host that lacks a backward, and no compiled code."""
+    """Normal tensors, no kernel of the host that lacks a backward, and no compiled code where torch can be told so."""
     with ExitStack() as stack:
         stack.enter_context(normal())
-        if "torch._dynamo" in sys.modules:
+        if "torch._dynamo" in sys.modules and hasattr(torch.compiler, "set_stance"):  # from torch 2.6 on
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         earlier, management.in_training = management.in_training, True
         try:

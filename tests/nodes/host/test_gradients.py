@@ -1,6 +1,8 @@
 """Gradients through the loaded model inside the executor, in inference mode, after a KSampler ran on the same model."""
 
+import sys
 from contextlib import nullcontext
+from types import ModuleType
 
 import pytest
 import torch
@@ -334,6 +336,14 @@ def test_the_shared_model_is_never_changed(measure, host):
 
     measure(scene, work, checkpoint=True)
     assert calls and before[0]["diffusion_model.middle_block.0"][2] is not None
+
+
+def test_a_torch_that_cannot_be_told_to_leave_compiled_code_is_no_hindrance(host, measure, monkeypatch):
+    """2.4 and 2.5 lack the function."""
+    monkeypatch.setitem(sys.modules, "torch._dynamo", sys.modules.get("torch._dynamo", ModuleType("torch._dynamo")))
+    monkeypatch.delattr(torch.compiler, "set_stance")
+    autograd, finite, _ = measure(Scene(deep), slope_of_loss)
+    assert autograd == pytest.approx(finite, rel=1e-2)
 
 
 def test_reservations_of_several_nodes_do_not_multiply(host):
