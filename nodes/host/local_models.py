@@ -51,7 +51,8 @@ def loaded(kind, folder: Path) -> Iterator[torch.nn.Module]:
     device = management.get_torch_device()
     half = management.should_use_fp16(device)
     try:
-        model = kind.from_pretrained(folder, local_files_only=True, dtype=torch.float16 if half else torch.float32)
+        precision = {_dtype_argument(): torch.float16 if half else torch.float32}
+        model = kind.from_pretrained(folder, local_files_only=True, **precision)
     except (ValueError, OSError, KeyError) as error:
         raise ValueError(f"The model in {folder} cannot be used here: {error}") from error
     management.free_memory(2 * sum(w.nbytes for w in model.parameters()), device)
@@ -60,6 +61,12 @@ def loaded(kind, folder: Path) -> Iterator[torch.nn.Module]:
     finally:
         del model
         management.soft_empty_cache()
+
+
+def _dtype_argument() -> str:
+    """What `from_pretrained` calls the precision: before transformers 4.56 `dtype` is refused, later the other warns."""
+    major, minor = map(int, library().__version__.split(".")[:2])
+    return "dtype" if (major, minor) >= (4, 56) else "torch_dtype"
 
 
 def stopping(transformers):

@@ -139,6 +139,22 @@ def test_a_caption_is_a_prompt(run_graph, blip):
     assert run.outputs[mirror.id][2].source.shape == (1, 77, 64)
 
 
+@pytest.mark.parametrize("version, argument", [("4.50.3", "torch_dtype"), ("4.56.0", "dtype"), ("5.0.0rc1", "dtype")])
+def test_the_precision_is_asked_for_by_the_name_that_this_transformers_knows(host, monkeypatch, version, argument):
+    import transformers
+    local_models, asked = host.pack_module("nodes.host.local_models"), {}
+
+    class Network(torch.nn.Linear):
+        @classmethod
+        def from_pretrained(cls, folder, local_files_only, **named):
+            asked.update(named)
+            return cls(1, 1)
+
+    monkeypatch.setattr(transformers, "__version__", version)
+    with local_models.loaded(Network, "folder"):
+        assert asked == {argument: torch.float32}
+
+
 @pytest.mark.parametrize("node", ["MirrorCaption", "MirrorSentences"])
 def test_a_folder_without_a_model_is_named(run_graph, node, tmp_path, host):
     assert "`model` is empty" in failure(run_graph, node, "")
