@@ -64,7 +64,7 @@ def loaded(kind, folder: Path) -> Iterator[torch.nn.Module]:
 
 
 def _dtype_argument() -> str:
-    """What `from_pretrained` calls the precision: before transformers 4.56 `dtype` is refused, later the other warns."""
+    """What `from_pretrained` calls the precision: transformers before 4.56 refuse `dtype`, later ones prefer it."""
     major, minor = map(int, library().__version__.split(".")[:2])
     return "dtype" if (major, minor) >= (4, 56) else "torch_dtype"
 
