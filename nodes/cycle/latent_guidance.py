@@ -118,7 +118,7 @@ class MirrorLatentGuidance(io.ComfyNode):
         keep=BEST, resume="",
     ) -> io.NodeOutput:
         samples = torch.zeros_like(latent["samples"], dtype=torch.float32)
-        samples = empty_latent(model, samples)
+        samples = empty_latent(model, {**latent, "samples": samples})
         families.check_supported(model, samples)
         differentiable_clip.check_decodes(vae, samples.shape[1])
         sigmas = families.noise_levels(model, scheduler, steps)

@@ -24,9 +24,10 @@ class GivenNoise:
         return self.noise.clone()
 
 
-def empty_latent(model: ModelPatcher, samples: Tensor) -> Tensor:
-    """An empty LATENT's samples with as many channels as the model's latents have; others as they are."""
-    return comfy.sample.fix_empty_latent_channels(model, samples)
+def empty_latent(model: ModelPatcher, latent: dict) -> Tensor:
+    """An empty LATENT's samples with as many channels as the model's latents have, and cells of their size; others as
+    they are."""
+    return comfy.sample.fix_empty_latent_channels(model, latent["samples"], latent.get("downscale_ratio_spacial"))
 
 
 def seeded_noise(samples: Tensor, seed: int, batch_index: list[int] | None) -> Tensor:

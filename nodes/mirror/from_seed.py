@@ -61,7 +61,7 @@ class MirrorFromSeed(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, positive, latent, seed, steps, scheduler, cfg, negative=None) -> io.NodeOutput:
-        samples = empty_latent(model, latent["samples"])
+        samples = empty_latent(model, latent)
         families.check_supported(model, samples)
         prompts = prompts_at(cfg, positive, negative, len(samples))
         sigmas = families.noise_levels(model, scheduler, steps)

@@ -75,6 +75,13 @@ def deep(seed: int = 0):
         return unet(seed)
 
 
+def coarse(seed: int = 0):
+    """`unet` for latents whose cells are 16 pixels wide."""
+    model = unet(seed)
+    model.model.latent_format.spacial_downscale_ratio = 16
+    return model
+
+
 def sdxl(seed: int = 0):
     """MODEL of SDXL's kind: a pooled prompt and sizes enter through `y`."""
     import comfy.model_base as base

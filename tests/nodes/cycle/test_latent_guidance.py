@@ -6,7 +6,7 @@ import pytest
 import torch
 from support import tiny
 from support.judge import eye
-from support.tiny import Scene, flow, pictures, sdxl, unet
+from support.tiny import Scene, coarse, flow, pictures, sdxl, unet
 
 from harness.graph import give, node
 from harness.results import GraphFailed, GraphRejected
@@ -191,6 +191,14 @@ def test_energies_add_up_and_a_picture_can_be_one(run_graph):
     terms = run.outputs[demo.id][0]
     assert [term.weight for term in terms] == [50.0, 100.0, 2.0]
     assert "2 x (species dog)" in run.outputs[made.id][3]
+
+
+def test_an_empty_latent_is_as_large_as_a_stock_sampler_makes_it(run_graph):
+    """It is made for cells of 8 pixels; this model's have 16."""
+    scene = Guided(coarse)
+    empty = scene.add("EmptyLatentImage", width=192, height=128, batch_size=1)
+    found = scene.guide(scene.text_energy(), latent=empty(), steps=2, iterations=1)
+    assert samples(run_graph(scene), found).shape == (1, 4, 8, 12)
 
 
 def test_half_precision_keeps_the_gradient_by_the_latent(host, run_graph):

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from support.tiny import Scene, sdxl, unet
+from support.tiny import Scene, coarse, sdxl, unet
 
 from harness.graph import node
 from harness.results import GraphRejected
@@ -37,6 +37,20 @@ def test_a_mirror_from_a_seed_is_the_way_of_the_stock_sampler(run_graph, make, s
     made = run.outputs[mirror.id][1]
     assert torch.equal(made.latents, made.reconstruction) and made.provenance.forwards == 2 * made.steps
     assert run.outputs[report.id][1] == 0
+
+
+@pytest.mark.every_host
+def test_an_empty_latent_is_as_large_as_a_stock_sampler_makes_it(run_graph):
+    """It is made for cells of 8 pixels; this model's have 16."""
+    scene = Scene(coarse, steps=2)
+    scene.latent = scene.add("EmptyLatentImage", width=192, height=128, batch_size=1)()
+    mirror = from_seed(scene)
+    stock = scene.add("KSampler", model=scene.model, seed=3, cfg=CFG, sampler_name="euler", positive=scene.source,
+                      negative=scene.empty, latent_image=scene.latent, denoise=1.0, **scene.grid)
+    run = run_graph(scene)
+    picture = run.outputs[mirror.id][0]["samples"]
+    assert picture.shape == (1, 4, 8, 12)
+    assert distance(picture, run.outputs[stock.id][0]["samples"]) < 1e-6
 
 
 def test_a_synthetic_edit_keeps_to_its_noise_mask(run_graph):
