@@ -24,6 +24,17 @@ class Term:
     says: str  # what it wants, for tables and to tell walks apart
     patchers: tuple  # the host's models that it needs
     open: Callable[[], Energy]  # once these are loaded
+    pictures: int = 1  # that it leads to: one, or one for each that is looked for
+
+
+def check_pictures(terms: tuple[Term, ...], latents: int) -> None:
+    """Raises ValueError for an energy of several pictures that are not one for each of so many latents."""
+    for term in terms:
+        if term.pictures not in (1, latents):
+            raise ValueError(
+                f"A Mirror Picture Energy has {term.pictures} pictures and `latent` {latents}: connect one picture, or "
+                "one for each latent."
+            )
 
 
 def _weight(default: float, hint: str) -> io.Float.Input:
@@ -102,7 +113,7 @@ def _clip_term(clip_vision, target: torch.Tensor, weight: float, views: int, say
     def opened() -> Energy:
         return likeness(embedder(clip_vision), target, views)
 
-    return Term(weight, f"{says}, {views} views", (clip_vision.patcher,), opened)
+    return Term(weight, f"{says}, {views} views", (clip_vision.patcher,), opened, len(target))
 
 
 class MirrorDemoEnergy(io.ComfyNode):

@@ -33,7 +33,7 @@ from ..host.values import SEEDS
 from ..host.walk import Walk
 from ..reports import shown
 from ..types import category
-from .energies import EnergyType
+from .energies import EnergyType, check_pictures
 
 BEST, LAST = "lowest energy", "last"
 
@@ -120,6 +120,7 @@ class MirrorLatentGuidance(io.ComfyNode):
         samples = torch.zeros_like(latent["samples"], dtype=torch.float32)
         samples = empty_latent(model, {**latent, "samples": samples})
         families.check_supported(model, samples)
+        check_pictures(energy, len(samples))
         differentiable_clip.check_decodes(vae, samples.shape[1])
         sigmas = families.noise_levels(model, scheduler, steps)
         families.check_levels(model, sigmas)

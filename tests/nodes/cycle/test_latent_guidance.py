@@ -201,6 +201,17 @@ def test_an_empty_latent_is_as_large_as_a_stock_sampler_makes_it(run_graph):
     assert samples(run_graph(scene), found).shape == (1, 4, 8, 12)
 
 
+@pytest.mark.parametrize("count", [1, 3])
+def test_another_number_of_pictures_than_of_latents_is_refused_before_work(run_graph, count):
+    scene = Guided()
+    scene.latent = scene.add(give(lambda: {"samples": torch.zeros(count, 4, 8, 8)}, "LATENT"))()
+    two = scene.add(give(lambda: torch.rand(2, 32, 32, 3), "IMAGE"))
+    energy = scene.add("MirrorPictureEnergy", clip_vision=scene.eye, image=two(), weight=100.0, views=2)
+    scene.guide(scene.text_energy(energy=energy()))
+    with pytest.raises(GraphFailed, match=f"has 2 pictures and `latent` {count}: connect one picture, or one for each"):
+        run_graph(scene)
+
+
 def test_half_precision_keeps_the_gradient_by_the_latent(host, run_graph):
     denoiser = host.pack_module("nodes.host.denoiser")
 
