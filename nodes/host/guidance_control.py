@@ -3,11 +3,13 @@
 ProxEdit (Han et al., WACV 2024). The maths is in mirror_ops/guidance/proximal.py; here it meets the host's hooks.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from comfy.model_patcher import ModelPatcher
+from comfy.model_sampling import ModelSamplingDiscrete, ModelSamplingDiscreteEDM, StableCascadeSampling
 from torch import Tensor
 
 from ...mirror_ops.guidance.proximal import (
@@ -29,7 +31,8 @@ PostCfg = Callable[[dict], Tensor]
 
 
 class Window(NamedTuple):
-    """The training timesteps at which a patch acts: first >= t >= last. Of a flow model t is 1000 sigma."""
+    """The training timesteps at which a patch acts: first >= t >= last. Of a flow model t is 1000 sigma, of others
+    without a table of timesteps (EDM, continuous v) the place of log sigma between the model's ends, from 0 to 1000."""
 
     first: int
     last: int
@@ -45,8 +48,23 @@ class Window(NamedTuple):
     def holds(self, sigma: Tensor, sampling) -> bool:
         """Whether the level sigma, [B] alike or a number, lies in it; `sampling` is the model's model_sampling."""
         sigma = sigma.flatten()[0]
-        t = 1000 * sigma if self.flow else sampling.timestep(sigma)
+        if self.flow:
+            t = 1000 * sigma
+        else:
+            t = sampling.timestep(sigma) if has_table(sampling) else log_place(sigma, sampling)
         return self.last <= float(t) <= self.first
+
+
+def has_table(sampling) -> bool:
+    """Whether its timesteps are those of a table of 1000, and not what the network is told of sigma."""
+    tabled = isinstance(sampling, ModelSamplingDiscrete)
+    return tabled and not isinstance(sampling, ModelSamplingDiscreteEDM | StableCascadeSampling)
+
+
+def log_place(sigma: Tensor, sampling) -> float:
+    """Where log sigma lies between the sampling's ends: 0 at sigma_min and below, 1000 at sigma_max and above."""
+    level, lowest, highest = (math.log(float(s)) for s in (sigma, sampling.sigma_min, sampling.sigma_max))
+    return 1000 * min(max((level - lowest) / (highest - lowest), 0.0), 1.0)
 
 
 @dataclass(frozen=True)
