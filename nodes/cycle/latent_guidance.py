@@ -1,7 +1,6 @@
 """MirrorLatentGuidance: a picture found by walking on the sampler's noises, led by an energy of pictures."""
 
 import dataclasses
-import hashlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,11 +22,11 @@ from ...mirror_ops.stochastic.langevin import (
 )
 from ..host import differentiable_clip as differentiable_clip
 from ..host import families
-from ..host.conditioning import text_of
 from ..host.denoiser import run
 from ..host.files import check_prefix, own_file, problem
 from ..host.identity import identity, marks
 from ..host.noises import GivenNoise, empty_latent, noise_spread
+from ..host.prompt_digest import prompt_digest
 from ..host.prompts import ABSENT, check_negative, prompts_at
 from ..host.values import SEEDS
 from ..host.walk import Walk
@@ -177,11 +176,10 @@ def _kept(state: State, plan: Plan) -> Tensor:
 
 def _about(model, vae, plan: Plan, prompts: dict, terms: tuple) -> dict:
     """All that the course of a walk depends on, as plain JSON; iterations may be raised."""
-    texts = b"".join(text_of(prompts[name], name).float().cpu().numpy().tobytes() for name in sorted(prompts))
     return {
         "model": dataclasses.asdict(identity(model)), "VAE": marks(vae.patcher),
         "sigmas": plan.sigmas.tolist(), "cfg": plan.cfg, "eta": plan.eta,
-        "step": plan.step, "seed": plan.seed, "prompts": hashlib.sha256(texts).hexdigest()[:16],
+        "step": plan.step, "seed": plan.seed, "prompts": prompt_digest(prompts),
         "energy": [[term.weight, term.says, *map(marks, term.patchers)] for term in terms],
     }
 

@@ -116,7 +116,7 @@ def _parts(patch) -> Iterator[Tensor | float | str]:
 
 def sampled(weight: Tensor, values: int = VALUES) -> bytes:
     """Evenly spaced numbers of a tensor as they are stored; of a quantised one, of what it stores."""
-    weight = _stored(weight.detach())
+    weight = stored(weight.detach())
     if weight.is_meta or weight.numel() == 0:
         return b""
     with torch.inference_mode(False):
@@ -127,10 +127,10 @@ def sampled(weight: Tensor, values: int = VALUES) -> bytes:
         return picked.cpu().view(torch.uint8).numpy().tobytes()
 
 
-def _stored(weight: Tensor) -> Tensor:
+def stored(weight: Tensor) -> Tensor:
     """A plain tensor with a weight's stored numbers, without dequantising a subclass."""
     if hasattr(weight, "__tensor_flatten__"):
         names, _ = weight.__tensor_flatten__()
-        return _stored(getattr(weight, names[0]))
+        return stored(getattr(weight, names[0]))
     plain = weight.as_subclass(Tensor)
     return plain.view(torch.uint8) if plain.element_size() == 1 and plain.dtype != torch.uint8 else plain

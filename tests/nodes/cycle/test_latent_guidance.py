@@ -180,6 +180,25 @@ def test_a_walk_is_not_resumed_on_another_model_vae_or_lora(run_graph, tmp_path,
             run_graph(scene)
 
 
+def test_a_walk_is_not_resumed_with_another_hint_of_a_controlnet(run_graph, tmp_path, monkeypatch):
+    import folder_paths
+    monkeypatch.setattr(folder_paths, "output_directory", str(tmp_path))
+
+    def walk(shade):
+        scene = Guided()
+        hint = scene.add(give(lambda: torch.full((1, 64, 64, 3), shade), "IMAGE"))
+        control = scene.add(give(tiny.controlnet, "CONTROL_NET"))
+        held = scene.add("ControlNetApply", conditioning=scene.source, control_net=control(), image=hint(), strength=1)
+        energy = scene.add("MirrorDemoEnergy", attribute="species", attribute__value="dog", weight=2.0)
+        scene.guide(energy, positive=held(), steps=1, iterations=1, resume="walk")
+        run_graph(scene)
+
+    walk(0.2)
+    walk(0.2)
+    with pytest.raises(GraphFailed, match="other settings .prompts."):
+        walk(0.8)
+
+
 def test_energies_add_up_and_a_picture_can_be_one(run_graph):
     scene = Guided()
     picture = scene.add(give(lambda: torch.rand(1, 48, 40, 3, generator=torch.Generator().manual_seed(1)), "IMAGE"))
