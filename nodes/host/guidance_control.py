@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from comfy.model_patcher import ModelPatcher
-from comfy.model_sampling import ModelSamplingDiscrete, ModelSamplingDiscreteEDM, StableCascadeSampling
+from comfy.model_sampling import ModelSamplingContinuousEDM, ModelSamplingDiscreteEDM, StableCascadeSampling
 from torch import Tensor
 
 from ...mirror_ops.guidance.proximal import (
@@ -28,6 +28,8 @@ from .branches import Branch, Control, acts, branch_of
 from .reference_pass import ReferencePass
 
 PostCfg = Callable[[dict], Tensor]
+# Whose timesteps are what the network is told of sigma, and no places in a table of 1000; continuous v is an EDM
+NO_TABLE = (ModelSamplingContinuousEDM, ModelSamplingDiscreteEDM, StableCascadeSampling)
 
 
 class Window(NamedTuple):
@@ -51,20 +53,14 @@ class Window(NamedTuple):
         if self.flow:
             t = 1000 * sigma
         else:
-            t = sampling.timestep(sigma) if has_table(sampling) else log_place(sigma, sampling)
+            t = log_place(sigma, sampling) if isinstance(sampling, NO_TABLE) else sampling.timestep(sigma)
         return self.last <= float(t) <= self.first
-
-
-def has_table(sampling) -> bool:
-    """Whether its timesteps are those of a table of 1000, and not what the network is told of sigma."""
-    tabled = isinstance(sampling, ModelSamplingDiscrete)
-    return tabled and not isinstance(sampling, ModelSamplingDiscreteEDM | StableCascadeSampling)
 
 
 def log_place(sigma: Tensor, sampling) -> float:
     """Where log sigma lies between the sampling's ends: 0 at sigma_min and below, 1000 at sigma_max and above."""
-    level, lowest, highest = (math.log(float(s)) for s in (sigma, sampling.sigma_min, sampling.sigma_max))
-    return 1000 * min(max((level - lowest) / (highest - lowest), 0.0), 1.0)
+    lowest, highest = (math.log(float(end)) for end in (sampling.sigma_min, sampling.sigma_max))
+    return 1000 * min(max((float(sigma.log()) - lowest) / (highest - lowest), 0.0), 1.0)
 
 
 @dataclass(frozen=True)
