@@ -98,7 +98,7 @@ def _node(key: str, entry: dict, info: dict, sheet: Sheet) -> dict:
 
 def _reports(info: dict) -> bool:
     """Whether the node shows words on itself: those have an output of them."""
-    return {"report", "hint", "table", "caption", "sentences", "text"} & set(info.get("output_name") or ()) != set()
+    return {"report", "hint", "table", "sentences", "text"} & set(info.get("output_name") or ()) != set()
 
 
 def _samples(info: dict) -> bool:
