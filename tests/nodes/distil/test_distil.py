@@ -173,7 +173,7 @@ def test_a_base_gives_its_weights_and_its_width(host, run_graph):
     g = Graph()
     gather(g, "based")
     run_graph(g)
-    base = trained(run_graph, "based", steps=6, width=8)[0]
+    base = trained(run_graph, "based", steps=24, width=8)[0]
     after = trained(run_graph, "based", steps=1, base=give(lambda: base, "UPSCALE_MODEL"))[0].model
     alone = trained(run_graph, "based", steps=1, width=8)[0].model
     x = torch.rand(1, 3, 32, 32)
